@@ -1,0 +1,1 @@
+"""Published weights in, safetensors out: one visible key table per model."""

@@ -1,0 +1,1 @@
+"""Network building blocks, one idea per file; models are composed from them."""

@@ -1,0 +1,1 @@
+"""Benchmark metrics as streaming accumulators of integers."""

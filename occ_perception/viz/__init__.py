@@ -1,0 +1,1 @@
+"""Pictures of grids: renderings, camera overlays, 3D views."""
