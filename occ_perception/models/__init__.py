@@ -1,1 +1,72 @@
 """The models: one file per paper, and the LiDAR carving baseline that needs no weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from occ_perception.errors import ConfigurationError
+from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput, PerceptionModel
+
+__all__ = ["ImageSpec", "ModelInput", "ModelOutput", "PerceptionModel", "create_model", "model_names", "resolve_device"]
+
+LIDAR_CARVING = "lidar-carving"
+
+
+def model_names() -> tuple[str, ...]:
+    """Names that `create_model` takes."""
+    from occ_perception.models.alocc_config import VARIANTS
+
+    return (LIDAR_CARVING, *VARIANTS)
+
+
+def resolve_device(device: str) -> torch.device:
+    """A device name to a device; "auto" is the GPU when there is one.
+
+    Raises:
+        ConfigurationError: the device does not exist here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigurationError(f"device '{device}' is not valid; use auto, cpu, cuda or cuda:N") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(f"device '{device}' was asked for but this PyTorch sees no GPU; use auto or cpu")
+    return resolved
+
+
+def create_model(
+    name: str, weights: str | Path | None = None, device: torch.device | str = "cpu", allow_untrained: bool = False
+) -> PerceptionModel:
+    """Build a model ready for a `Session`.
+
+    Args:
+        name: one of `model_names` (``-`` and ``_`` are the same).
+        weights: safetensors file made by ``occ_perception import``; None for models that need none.
+        device: where it runs.
+        allow_untrained: build a network with random weights (tests and speed measurements only); everything it
+            says is marked as untrained.
+
+    Raises:
+        ConfigurationError: unknown name (the message lists the names), or weights missing where they are needed.
+        WeightsError: the file does not fit the model (the message says which keys differ).
+    """
+    name = name.lower().replace("_", "-")
+    if name not in model_names():
+        raise ConfigurationError(f"unknown model '{name}'; known models: {', '.join(model_names())}")
+    if name == LIDAR_CARVING:
+        from occ_perception.models.lidar_carving import LidarCarving
+
+        if weights:
+            raise ConfigurationError(f"model {name} takes no weights, got {weights}")
+        return LidarCarving()
+    from occ_perception.models.alocc_adapter import create_alocc
+
+    if not weights and not allow_untrained:
+        raise ConfigurationError(
+            f"model {name} needs weights (a .safetensors file); see 'occ_perception import --help'"
+        )
+    return create_alocc(name, Path(weights) if weights else None, torch.device(device))

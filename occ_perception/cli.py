@@ -1,0 +1,192 @@
+"""The command ``occ_perception``: a few verbs, each a thin call into the library."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from occ_perception import __version__
+from occ_perception.errors import OccPerceptionError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; bad input ends with one clear line and exit status 2, never with a traceback."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.verbose else logging.INFO, format="%(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        return int(arguments.run(arguments) or 0)
+    except OccPerceptionError as error:
+        if arguments.verbose:
+            raise
+        print(f"occ_perception: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="occ_perception", description="3D occupancy perception for robots and cars.")
+    parser.add_argument("--version", action="version", version=f"occ_perception {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="debug log and tracebacks")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_demo(verbs)
+    _add_models(verbs)
+    _add_import(verbs)
+    _add_bag(verbs)
+    _add_nodes(verbs)
+    return parser
+
+
+def _add_demo(verbs: argparse._SubParsersAction) -> None:
+    from occ_perception import demo
+
+    parser = verbs.add_parser("demo", help="play a drive into the perception node over ROS 2 and draw what it saw")
+    demo.add_arguments(parser)
+    parser.set_defaults(run=demo.run_demo)
+
+
+def _add_models(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser("models", help="list every model, what it needs, and its published figures")
+    parser.add_argument("--json", action="store_true", help="machine readable")
+    parser.set_defaults(run=_run_models)
+
+
+def _run_models(arguments: argparse.Namespace) -> None:
+    from occ_perception.checkpoints.catalogue import describe_models
+
+    descriptions = describe_models()
+    if arguments.json:
+        print(json.dumps(descriptions, indent=2))
+        return
+    for description in descriptions:
+        figures = ", ".join(f"{name} {value:g}" for name, value in description["published"].items()) or "none"
+        print(f"{description['name']:26} {description['parameters'] / 1e6:6.1f} M parameters  {description['labels']}")
+        print(f"{'':26} needs {description['needs']}; published: {figures}")
+        print(f"{'':26} source: {description['source']}")
+
+
+def _add_import(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser("import", help="turn a published .pth checkpoint into checked safetensors")
+    parser.add_argument("checkpoint", type=Path, help="the authors' .pth (read with weights_only=True: no code runs)")
+    parser.add_argument("--model", required=True, help="variant, see 'occ_perception models'")
+    parser.add_argument("-o", "--output", type=Path, required=True, help=".safetensors to write, with a .json card")
+    parser.add_argument("--trained-on", default="", help="what the weights were trained on, for the model card")
+    parser.add_argument("--licence", default="unknown", help="licence of the weights, for the model card")
+    parser.set_defaults(run=_run_import)
+
+
+def _run_import(arguments: argparse.Namespace) -> None:
+    from occ_perception.checkpoints.importer import import_checkpoint
+
+    card = import_checkpoint(
+        arguments.model,
+        arguments.checkpoint,
+        arguments.output,
+        trained_on=arguments.trained_on,
+        licence=arguments.licence,
+    )
+    print(json.dumps(card, indent=2))
+
+
+def _add_bag(verbs: argparse._SubParsersAction) -> None:
+    bag = verbs.add_parser("bag", help="make, inspect and replay rosbags")
+    actions = bag.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    convert = actions.add_parser("from-nuscenes", help="nuScenes scenes to rosbag2, one bag a scene")
+    convert.add_argument("root", type=Path, help="dataset root (holds samples/ and the tables' folder)")
+    convert.add_argument("--version", default="v1.0-mini", help="tables' folder (default %(default)s)")
+    convert.add_argument("--scene", nargs="*", default=(), help="scene names; all if not given")
+    convert.add_argument("-o", "--output", type=Path, required=True, help="folder for the bags")
+    convert.add_argument("--storage", choices=("mcap", "sqlite3"), default="mcap")
+    convert.add_argument("--keyframes-only", action="store_true")
+    convert.add_argument("--no-lidar", action="store_true")
+    convert.add_argument("--cameras", nargs="*", default=None, help="channels, e.g. CAM_FRONT; all if not given")
+    convert.add_argument("--start", type=float, default=0.0, help="seconds into the scene")
+    convert.add_argument("--duration", type=float, default=None, help="seconds")
+    convert.set_defaults(run=_run_from_nuscenes)
+
+    synthetic = actions.add_parser("synthetic", help="a small synthetic drive as a rosbag2")
+    synthetic.add_argument("-o", "--output", type=Path, required=True)
+    synthetic.add_argument("--seconds", type=float, default=5.0)
+    synthetic.add_argument("--seed", type=int, default=0)
+    synthetic.set_defaults(run=_run_synthetic)
+
+    info = actions.add_parser("info", help="what a bag holds, what of it we can use, and what is missing")
+    info.add_argument("bag", type=Path)
+    info.set_defaults(run=_run_info)
+
+    replay = actions.add_parser("replay", help="run a model on a bag without ROS, as fast as the machine allows")
+    replay.add_argument("bag", type=Path)
+    replay.add_argument("--model", default="lidar-carving")
+    replay.add_argument("--weights", type=Path, default=None)
+    replay.add_argument("--device", default="auto")
+    replay.add_argument("-o", "--output", type=Path, required=True, help="folder for one .npz a frame")
+    replay.set_defaults(run=_run_replay)
+
+
+def _run_from_nuscenes(arguments: argparse.Namespace) -> None:
+    from occ_perception.data.nuscenes_bag import from_nuscenes
+
+    bags = from_nuscenes(
+        arguments.root,
+        arguments.version,
+        tuple(arguments.scene),
+        arguments.output,
+        storage=arguments.storage,
+        keyframes_only=arguments.keyframes_only,
+        lidar=not arguments.no_lidar,
+        cameras=arguments.cameras,
+        start_s=arguments.start,
+        duration_s=arguments.duration,
+    )
+    print("\n".join(str(bag) for bag in bags))
+
+
+def _run_synthetic(arguments: argparse.Namespace) -> None:
+    from occ_perception.data.synthetic_drive import write_synthetic_bag
+
+    print(write_synthetic_bag(arguments.output, seconds=arguments.seconds, seed=arguments.seed))
+
+
+def _run_info(arguments: argparse.Namespace) -> None:
+    from occ_perception.data.bag_info import bag_info
+
+    print(bag_info(arguments.bag))
+
+
+def _run_replay(arguments: argparse.Namespace) -> None:
+    from occ_perception.models import create_model, resolve_device
+    from occ_perception.replay import replay_to_folder
+    from occ_perception.session import Session
+
+    device = resolve_device(arguments.device)
+    session = Session(create_model(arguments.model, arguments.weights, device), device)
+    frames = replay_to_folder(arguments.bag, session, arguments.output)
+    print(f"{frames} frames written to {arguments.output}")
+
+
+def _add_nodes(verbs: argparse._SubParsersAction) -> None:
+    for name, text in (
+        ("perception", "the live ROS 2 node (takes --ros-args)"),
+        ("play", "play a rosbag2 into ROS 2 with its own stamps"),
+    ):
+        parser = verbs.add_parser(name, help=text, add_help=False)
+        parser.add_argument("arguments", nargs=argparse.REMAINDER)
+        parser.set_defaults(run=_run_node)
+
+
+def _run_node(arguments: argparse.Namespace) -> int | None:
+    import importlib
+
+    module = importlib.import_module(f"occ_perception.ros.{arguments.verb}")
+    return module.main(arguments.arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
