@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import sys
@@ -12,9 +13,17 @@ from pathlib import Path
 from occ_perception import __version__
 from occ_perception.errors import OccPerceptionError
 
+_NODES = {
+    "perception": "the live ROS 2 node (takes --ros-args)",
+    "play": "play a rosbag2 into ROS 2 with its own stamps",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; bad input ends with one clear line and exit status 2, never with a traceback."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in _NODES:  # these parse their own arguments (--ros-args)
+        return _run_node(argv[0], argv[1:])
     arguments = _parser().parse_args(argv)
     logging.basicConfig(
         level=logging.DEBUG if arguments.verbose else logging.INFO, format="%(levelname)s %(name)s: %(message)s"
@@ -172,20 +181,13 @@ def _run_replay(arguments: argparse.Namespace) -> None:
 
 
 def _add_nodes(verbs: argparse._SubParsersAction) -> None:
-    for name, text in (
-        ("perception", "the live ROS 2 node (takes --ros-args)"),
-        ("play", "play a rosbag2 into ROS 2 with its own stamps"),
-    ):
-        parser = verbs.add_parser(name, help=text, add_help=False)
-        parser.add_argument("arguments", nargs=argparse.REMAINDER)
-        parser.set_defaults(run=_run_node)
+    for name, text in _NODES.items():
+        verbs.add_parser(name, help=text, add_help=False)
 
 
-def _run_node(arguments: argparse.Namespace) -> int | None:
-    import importlib
-
-    module = importlib.import_module(f"occ_perception.ros.{arguments.verb}")
-    return module.main(arguments.arguments)
+def _run_node(name: str, arguments: list[str]) -> int:
+    module = importlib.import_module(f"occ_perception.ros.{name}")
+    return int(module.main(arguments) or 0)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 SEEN_BY_NO_CAMERA, FREE_SEEN, OCCUPIED_SEEN, OCCLUDED = 0, 1, 2, 3
 
 
-def camera_rays(intrinsics: torch.Tensor, width: int, height: int, stride: int) -> torch.Tensor:
+def camera_rays(intrinsics: torch.Tensor, width: int, height: int, stride: float) -> torch.Tensor:
     """Unit directions of rays through a regular pixel lattice, float32 [R, 3], camera optical frame.
 
     Args:
@@ -36,11 +36,11 @@ class CameraVisibility:
 
     Args:
         lower: minimum corner of the grid, metres; voxel_size: metres; size: cells along x, y, z.
-        stride: network-input pixels between rays. 4 gives at least one ray per 0.4 m voxel up to 50 m.
         device: where the tables live.
     """
 
     _MAX_CACHED_CAMERAS = 32
+    _STRIDES = (2.0, 8.0)  # pixels between rays: finer costs memory, coarser skips voxels near the camera
 
     def __init__(
         self,
@@ -48,13 +48,11 @@ class CameraVisibility:
         voxel_size: float,
         size: tuple[int, int, int],
         device: torch.device,
-        stride: int = 4,
     ) -> None:
         self.lower = torch.tensor(lower, dtype=torch.float32)
         self.voxel_size = voxel_size
         self.size = size
         self.device = device
-        self.stride = stride
         self.num_voxels = size[0] * size[1] * size[2]
         self.steps_per_block = 16 if device.type == "cpu" else None
         self._tables: OrderedDict[Hashable, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
@@ -110,10 +108,12 @@ class CameraVisibility:
         if key in self._tables:
             self._tables.move_to_end(key)
             return self._tables[key]
-        rays = camera_rays(intrinsics, width, height, self.stride) @ ego_from_camera[:3, :3].float().T
         origin = ego_from_camera[:3, 3].float()
         upper = self.lower + self.voxel_size * torch.tensor(self.size)
         reach = float(torch.maximum((upper - origin).abs(), (self.lower - origin).abs()).norm())
+        # Neighbouring rays are one voxel apart at the far corner of the grid.
+        stride = min(max(float(intrinsics[0, 0]) * self.voxel_size / reach, self._STRIDES[0]), self._STRIDES[1])
+        rays = camera_rays(intrinsics, width, height, stride) @ ego_from_camera[:3, :3].float().T
         distance = torch.arange(0.5, reach / self.voxel_size, 0.5)
         start = (origin - self.lower) / self.voxel_size
         linear = torch.zeros((rays.shape[0], distance.numel()), dtype=torch.int32)

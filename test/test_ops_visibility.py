@@ -1,0 +1,74 @@
+"""Camera visibility: free needs to be seen."""
+
+import numpy as np
+import torch
+
+from occ_perception.ops.visibility import FREE_SEEN, OCCLUDED, OCCUPIED_SEEN, SEEN_BY_NO_CAMERA, CameraVisibility
+
+SIZE = (60, 60, 12)
+LOWER = (-12.0, -12.0, -1.0)
+INTRINSICS = torch.tensor([[300.0, 0, 200], [0, 300, 100], [0, 0, 1]], dtype=torch.float64)
+
+
+def forward_camera(height: float = 1.5) -> torch.Tensor:
+    """ego_from_camera of a camera at the origin that looks along +x."""
+    pose = torch.eye(4, dtype=torch.float64)
+    pose[:3, :3] = torch.tensor([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+    pose[2, 3] = height
+    return pose
+
+
+def scene() -> torch.Tensor:
+    """A flat floor and a wall 4 m ahead that is 4 m wide and 2 m high."""
+    occupied = torch.zeros(SIZE, dtype=torch.bool)
+    occupied[:, :, :2] = True
+    occupied[40, 25:35, 2:7] = True
+    return occupied
+
+
+def visibility(occupied: torch.Tensor, block: int | None) -> np.ndarray:
+    op = CameraVisibility(LOWER, 0.4, SIZE, torch.device("cpu"))
+    op.steps_per_block = block
+    return op(occupied, [("front", INTRINSICS, forward_camera(), 400, 200)]).numpy()
+
+
+def test_wall_hides_what_is_behind_it_and_nothing_is_seen_behind_the_camera() -> None:
+    result = visibility(scene(), 16)
+    assert result[40, 30, 4] == OCCUPIED_SEEN
+    assert result[36, 30, 4] == FREE_SEEN
+    assert (result[42:58, 29:31, 2:4] == OCCLUDED).all()
+    assert result[45, 38, 5] == FREE_SEEN  # beside the wall
+    assert (result[:28] == SEEN_BY_NO_CAMERA).all()
+
+
+def test_every_free_voxel_has_a_clear_line_to_the_camera() -> None:
+    occupied = scene()
+    result = visibility(occupied, 16)
+    centers = LOWER + (np.argwhere(result == FREE_SEEN) + 0.5) * 0.4
+    camera = np.array([0, 0, 1.5])
+    # March along the line and ask whether it passes through the middle of the wall's cells.
+    for fraction in np.linspace(0.02, 0.98, 60):
+        cells = np.floor((camera + fraction * (centers - camera) - LOWER) / 0.4).astype(int)
+        inner = occupied.numpy()[tuple(cells.T)] & (cells[:, 0] == 40) & (cells[:, 1] > 25) & (cells[:, 1] < 34)
+        assert not (inner & (cells[:, 2] > 2) & (cells[:, 2] < 6) & (centers[:, 0] > 4.8)).any()
+
+
+def test_blocks_of_steps_change_nothing() -> None:
+    generator = torch.Generator().manual_seed(3)
+    occupied = torch.rand(SIZE, generator=generator) < 0.02
+    whole = visibility(occupied, None)
+    for block in (1, 7, 16):
+        np.testing.assert_array_equal(visibility(occupied, block), whole)
+
+
+def test_tables_follow_the_calibration_key() -> None:
+    op = CameraVisibility(LOWER, 0.4, SIZE, torch.device("cpu"))
+    low = op(scene(), [("a", INTRINSICS, forward_camera(1.5), 400, 200)])
+    high = op(scene(), [("b", INTRINSICS, forward_camera(3.0), 400, 200)])
+    assert not torch.equal(low, high)
+    assert torch.equal(low, op(scene(), [("a", INTRINSICS, forward_camera(1.5), 400, 200)]))
+
+
+def test_no_camera_sees_nothing() -> None:
+    op = CameraVisibility(LOWER, 0.4, SIZE, torch.device("cpu"))
+    assert (op(scene(), []) == SEEN_BY_NO_CAMERA).all()

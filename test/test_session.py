@@ -1,0 +1,194 @@
+"""The streaming object: what it drops, what it keeps, and that it says so."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from occ_perception.errors import InvalidInputError, NumericsError
+from occ_perception.frame import CameraImage, Frame, LidarSweep
+from occ_perception.geometry import CameraRig, PinholeCamera, VoxelGrid, rigid
+from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput
+from occ_perception.occupancy import ModelInfo, Visibility
+from occ_perception.ontology import FREE, GEOMETRY, UNKNOWN
+from occ_perception.session import Session
+
+SECOND = 1_000_000_000
+GRID = VoxelGrid((-8.0, -8.0, -1.0), 0.4, (40, 40, 10))
+FORWARD = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+
+
+class EchoModel:
+    """Says 'free everywhere except a floor' and counts the frames in its state."""
+
+    def __init__(self, history_interval_s: float = 0.0, needs_images: bool = True) -> None:
+        self.info = ModelInfo("echo", GEOMETRY, GRID)
+        self.image_spec = ImageSpec(32, 64, resize_from=(64, 48), resize=1.0) if needs_images else None
+        self.uses_lidar = not needs_images
+        self.history_interval_s = history_interval_s
+        self.calls: list[tuple[ModelInput, object, torch.Tensor | None]] = []
+        self.fail = False
+
+    def step(self, inputs: ModelInput, state: object, prev_ego_from_ego: torch.Tensor | None) -> ModelOutput:
+        self.calls.append((inputs, state, prev_ego_from_ego))
+        if self.fail:
+            raise NumericsError("backbone: NaN")
+        semantics = torch.full(GRID.size, FREE, dtype=torch.uint8)
+        semantics[:, :, :2] = 1
+        seen = int(state or 0)
+        return ModelOutput(semantics, state=seen + 1, state_frames=seen)
+
+
+def rig(*names: str, shift: float = 0.0) -> CameraRig:
+    pose = rigid([shift, 0, 1.5], [0, 0, 0, 1])
+    pose[:3, :3] = FORWARD
+    intrinsics = np.array([[40.0, 0, 32], [0, 40, 24], [0, 0, 1]])
+    return CameraRig({name: PinholeCamera(intrinsics, pose, 64, 48) for name in names})
+
+
+def jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def frame(seconds: float, x: float = 0.0, **change: object) -> Frame:
+    stamp = round(seconds * SECOND)
+    values = {
+        "stamp_ns": stamp,
+        "rig": rig("front", "left"),
+        "images": {name: CameraImage(stamp, jpeg()) for name in ("front", "left")},
+        "odom_from_ego": rigid([x, 0, 0], [0, 0, 0, 1]),
+        **change,
+    }
+    return Frame(**values)
+
+
+def test_streams_and_hands_over_the_motion() -> None:
+    model = EchoModel()
+    session = Session(model)
+    first, second = session.step(frame(0, x=0)), session.step(frame(0.5, x=2.0))
+    assert first.temporal.reset == "first frame"
+    assert second.temporal.reset == ""
+    assert second.temporal.frames == 1
+    np.testing.assert_allclose(model.calls[1][2][:3, 3], [2, 0, 0])  # prev_ego_from_ego
+    assert second.cameras_used == ("front", "left")
+    assert {"preprocess", "model", "postprocess"} <= set(second.timings_ms)
+
+
+@pytest.mark.parametrize(
+    ("later", "reason"),
+    [
+        (frame(-1.0), "time went back"),
+        (frame(0.0), "stood still"),
+        (frame(5.0), "gap of 5.000 s"),
+        (frame(0.5, odom_from_ego=None), "no pose"),
+        (frame(0.5, x=500.0), "pose jumped"),
+        (frame(0.5, rig=rig("front", "left", shift=0.1)), "calibration changed"),
+    ],
+)
+def test_state_that_no_longer_holds_is_dropped_and_the_reason_given(later: Frame, reason: str) -> None:
+    model = EchoModel()
+    session = Session(model)
+    session.step(frame(0))
+    result = session.step(later)
+    assert reason in result.temporal.reset
+    assert model.calls[1][1] is None
+    assert model.calls[1][2] is None
+
+
+def test_recovers_after_a_frame_without_pose() -> None:
+    session = Session(EchoModel())
+    counts = []
+    for i, pose in enumerate([rigid([0, 0, 0], [0, 0, 0, 1]), None, *[rigid([0, 0, 0], [0, 0, 0, 1])] * 2]):
+        counts.append(session.step(frame(0.5 * i, odom_from_ego=pose)).temporal.frames)
+    assert counts == [0, 0, 0, 1]
+
+
+def test_a_looping_bag_never_mixes_its_end_with_its_beginning() -> None:
+    session = Session(EchoModel())
+    history = [session.step(frame(s, x=s)).temporal.frames for s in (0, 0.5, 1.0, 0, 0.5, 1.0)]
+    assert history == [0, 1, 2, 0, 1, 2]
+
+
+def test_keeps_the_trained_interval_at_a_higher_rate() -> None:
+    model = EchoModel(history_interval_s=0.5)
+    session = Session(model)
+    for i in range(11):
+        session.step(frame(0.1 * i, x=float(i)))
+    motions = [round(float(call[2][0, 3])) for call in model.calls[1:]]
+    assert motions == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5]  # always to the last key frame, half a second apart
+
+
+def test_missing_and_broken_cameras_are_left_out_by_name() -> None:
+    model = EchoModel()
+    session = Session(model)
+    whole = frame(0)
+    broken = {**whole.images, "left": CameraImage(0, jpeg()[:200])}
+    result = session.step(replace(whole, images=broken))
+    assert result.cameras_used == ("front",)
+    assert any("left dropped" in note for note in result.notes)
+    assert model.calls[0][0].present == (True, False)
+    wrong_size = {**whole.images, "front": CameraImage(0, np.zeros((10, 10, 3), np.uint8))}
+    result = session.step(replace(whole, stamp_ns=SECOND, images=wrong_size))
+    assert any("10x10" in note for note in result.notes)
+    with pytest.raises(InvalidInputError, match="no camera delivered"):
+        session.step(frame(1.5, images={}))
+    assert session.step(frame(2.0)).cameras_used == ("front", "left")
+
+
+def test_unseen_is_unknown_whatever_the_model_says() -> None:
+    result = Session(EchoModel()).step(frame(0))
+    behind = result.semantics[:15]
+    assert (behind == UNKNOWN).all()
+    assert (result.prediction[:15, :, 2:] == FREE).all()
+    free = result.semantics == FREE
+    assert free.any()
+    assert (result.visibility[free] == Visibility.FREE_SEEN).all()
+    assert (result.semantics[result.visibility == Visibility.UNKNOWN] == UNKNOWN).all()
+
+
+def test_only_the_missing_camera_saw_it_so_it_is_unknown() -> None:
+    turned = rig("front")["front"].ego_from_camera.copy()
+    turned[:3, :3] = np.diag([-1.0, -1, 1]) @ FORWARD  # looks backward
+    back = replace(rig("front")["front"], ego_from_camera=turned)
+    both = CameraRig({"front": rig("front")["front"], "back": back})
+    images = {name: CameraImage(0, jpeg()) for name in both}
+    session = Session(EchoModel())
+    with_back = session.step(frame(0, rig=both, images=images))
+    without = session.step(frame(0.5, rig=both, images={"front": images["front"]}))
+    assert (with_back.semantics[5:10, 18:22, 3:5] == FREE).all()
+    assert (without.semantics[:15] == UNKNOWN).all()
+
+
+def test_a_failed_network_leaves_no_state_behind() -> None:
+    model = EchoModel()
+    session = Session(model)
+    session.step(frame(0))
+    model.fail = True
+    with pytest.raises(NumericsError):
+        session.step(frame(0.5))
+    model.fail = False
+    result = session.step(frame(1.0))
+    assert result.temporal.frames == 0
+    assert "no earlier frame" in result.temporal.reset
+
+
+def test_lidar_model_runs_without_images_and_says_when_lidar_is_missing() -> None:
+    model = EchoModel(needs_images=False)
+    session = Session(model)
+    sweep = LidarSweep(0, np.zeros((0, 3), np.float32), np.eye(4))
+    assert session.step(frame(0, images={}, lidar=(sweep,))).lidar_used
+    result = session.step(frame(0.1, images={}))
+    assert not result.lidar_used
+    assert "no LiDAR in this frame" in result.notes
+
+
+def test_bad_frames_are_refused_by_name() -> None:
+    with pytest.raises(InvalidInputError, match="back"):
+        frame(0, images={"back": CameraImage(0, jpeg())})
+    with pytest.raises(InvalidInputError, match="odom_from_ego"):
+        Session(EchoModel()).step(frame(0, odom_from_ego=np.full((4, 4), np.nan)))
