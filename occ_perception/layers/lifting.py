@@ -1,0 +1,55 @@
+"""Adaptive lifting: image features onto a voxel grid by depth, transfer and soft filling (specs/alocc.md section 5)."""
+
+import torch
+from torch import Tensor
+
+from occ_perception.layers.depth_transfer import ExtraPoints
+from occ_perception.ops.frustum import CameraTensors, image_to_ego
+from occ_perception.ops.interpolation import rows_to_volume, volume_to_rows
+from occ_perception.ops.voxel_pooling import GridSpec, VoxelTaps, soft_filling_taps, voxel_pooling
+
+
+def lift(
+    context: Tensor,
+    geometry: Tensor,
+    extra: ExtraPoints | None,
+    frustum: Tensor,
+    cameras: CameraTensors,
+    grid: GridSpec,
+) -> Tensor:
+    """Sum over cameras, pixels and depths of probability x trilinear weight x context feature.
+
+    Args:
+        context: [B * N, C, h, w].
+        geometry: occupied probability [B, N, D, h, w]; zero for a camera that is missing.
+        extra: inter-object points [B * N, 27, ...], or None.
+        frustum: (u, v, d) [D, h, w, 3].
+        cameras: calibration of B x N cameras.
+        grid: where to.
+
+    Returns:
+        [B, C, Y, X, Z] (channels-last memory), in ego coordinates; Z is dropped when the grid is one cell high.
+    """
+    batch, count, _, height, width = geometry.shape
+    points = frustum.expand(batch, count, *frustum.shape)
+    scores = geometry
+    if extra is not None:
+        present = (geometry.flatten(2).sum(-1) > 0)[..., None, None, None]
+        points = torch.cat([points, extra.points.unflatten(0, (batch, count))], dim=2)
+        scores = torch.cat([scores, extra.scores.unflatten(0, (batch, count)) * present], dim=2)
+    taps = soft_filling_taps(image_to_ego(points, cameras).reshape(-1, 3), grid)
+    rows = _rows_of_samples(batch, scores[0].numel(), taps, grid)
+    pixel = torch.arange(batch * count * height * width, device=context.device, dtype=torch.int32)
+    pixel = pixel.view(batch, count, 1, height, width).expand_as(scores)
+    volume = voxel_pooling(volume_to_rows(context), pixel.flatten(), scores.flatten(), rows, batch * grid.voxels)
+    x, y, z = grid.cells
+    return rows_to_volume(volume, batch, (y, x) if z == 1 else (y, x, z))
+
+
+def _rows_of_samples(batch: int, points_per_sample: int, taps: VoxelTaps, grid: GridSpec) -> VoxelTaps:
+    """Shift the voxel rows of sample b by b grids; outside stays outside of all."""
+    if batch == 1:
+        return taps
+    sample = torch.arange(batch, device=taps.rows.device, dtype=torch.int32).repeat_interleave(points_per_sample)
+    shifted = torch.where(taps.rows < grid.voxels, taps.rows + sample[:, None] * grid.voxels, batch * grid.voxels)
+    return VoxelTaps(shifted.to(torch.int32), taps.weights)

@@ -1,0 +1,60 @@
+"""ResNet-50 image backbone (He et al. 2016), stride in the 3x3 convolution, torchvision parameter names."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Bottleneck(nn.Module):
+    """1x1 reduce, 3x3 (strided), 1x1 expand, plus the identity path."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        out_channels = width * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        return F.relu(self.bn3(self.conv3(x)) + identity)
+
+
+class ResNet50(nn.Module):
+    """Images [N, 3, H, W] -> C2 (stride 4, 256 channels), C4 (stride 16, 1024), C5 (stride 32, 2048)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = _stage(64, 64, blocks=3, stride=1)
+        self.layer2 = _stage(256, 128, blocks=4, stride=2)
+        self.layer3 = _stage(512, 256, blocks=6, stride=2)
+        self.layer4 = _stage(1024, 512, blocks=3, stride=2)
+
+    def stereo_features(self, images: Tensor) -> Tensor:
+        """C2 alone, [N, 256, H/4, W/4]: the matching features of the stereo cost volume."""
+        x = F.relu(self.bn1(self.conv1(images)))
+        return self.layer1(F.max_pool2d(x, 3, stride=2, padding=1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        c2 = self.stereo_features(images)
+        c4 = self.layer3(self.layer2(c2))
+        return c2, c4, self.layer4(c4)
+
+
+def _stage(in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+    out_channels = width * Bottleneck.expansion
+    first = Bottleneck(in_channels, width, stride)
+    return nn.Sequential(first, *(Bottleneck(out_channels, width, 1) for _ in range(blocks - 1)))

@@ -1,0 +1,43 @@
+"""Watching the stages of a network from outside: one hook, used for numeric checks, goldens and timing."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from occ_perception.errors import NumericsError
+
+
+class StageObserver(Protocol):
+    """Called by a network with the name and output of every stage, in order."""
+
+    def __call__(self, stage: str, value: Tensor) -> None:
+        """``value`` must not be modified."""
+
+
+def ignore_stages(stage: str, value: Tensor) -> None:
+    """The observer that does nothing."""
+
+
+class FiniteMonitor:
+    """Finds the first stage with NaN or infinity; the device is read once, when ``raise_if_not_finite`` is called."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._sums: list[Tensor] = []
+
+    def __call__(self, stage: str, value: Tensor) -> None:
+        self._names.append(stage)
+        # A sum is finite only if every term is (float32 sums of network features do not overflow otherwise).
+        self._sums.append(value.sum(dtype=torch.float32))
+
+    def raise_if_not_finite(self) -> None:
+        """Raise NumericsError naming the first stage whose output is not finite, and forget the stages."""
+        if not self._sums:
+            return
+        finite = torch.isfinite(torch.stack(self._sums)).tolist()
+        names, self._names, self._sums = self._names, [], []
+        if not all(finite):
+            raise NumericsError(
+                f"stage {names[finite.index(False)]!r} produced NaN or infinity; expected finite values"
+            )
