@@ -1,0 +1,176 @@
+"""Build the ROS messages of our bags as type-store dataclasses (no ROS): images, calibration, clouds, transforms."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from occ_perception.data.message_definitions import message_store
+from occ_perception.errors import InvalidInputError
+from occ_perception.geometry import PinholeCamera, quaternion_from_rotation
+
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+IMAGE = "sensor_msgs/msg/Image"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+POINT_CLOUD = "sensor_msgs/msg/PointCloud2"
+TRANSFORMS = "tf2_msgs/msg/TFMessage"
+ODOMETRY = "nav_msgs/msg/Odometry"
+TEXT = "std_msgs/msg/String"
+VOXEL_GRID = "occ_perception/msg/VoxelGrid"
+
+POINT_FIELD_TYPES: dict[int, np.dtype] = {
+    code: np.dtype(name) for code, name in enumerate(("i1", "u1", "<i2", "<u2", "<i4", "<u4", "<f4", "<f8"), start=1)
+}
+"""sensor_msgs/PointField datatype codes as little-endian numpy types."""
+
+
+@dataclass(frozen=True)
+class StampedTransform:
+    """``parent_from_child`` at a stamp: translation [3] in metres, quaternion [4] in x, y, z, w order."""
+
+    stamp_ns: int
+    parent: str
+    child: str
+    translation: np.ndarray
+    quaternion_xyzw: np.ndarray
+
+    @staticmethod
+    def of(stamp_ns: int, parent: str, child: str, parent_from_child: np.ndarray) -> StampedTransform:
+        """From a 4x4 matrix."""
+        quaternion = quaternion_from_rotation(parent_from_child[:3, :3])
+        return StampedTransform(stamp_ns, parent, child, np.asarray(parent_from_child[:3, 3]), quaternion)
+
+
+def new_message(message_type: str, **fields: Any) -> Any:
+    """A message of the type store."""
+    return message_store().types[message_type](**fields)
+
+
+def time_message(stamp_ns: int) -> Any:
+    """builtin_interfaces/Time."""
+    return new_message("builtin_interfaces/msg/Time", sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+
+
+def header(stamp_ns: int, frame_id: str) -> Any:
+    """std_msgs/Header."""
+    return new_message("std_msgs/msg/Header", stamp=time_message(stamp_ns), frame_id=frame_id)
+
+
+def compressed_image(stamp_ns: int, frame_id: str, jpeg: bytes) -> Any:
+    """sensor_msgs/CompressedImage around JPEG bytes, which stay as they are."""
+    data = np.frombuffer(jpeg, np.uint8)
+    return new_message(COMPRESSED_IMAGE, header=header(stamp_ns, frame_id), format="jpeg", data=data)
+
+
+def camera_info(stamp_ns: int, frame_id: str, camera: PinholeCamera) -> Any:
+    """sensor_msgs/CameraInfo of an undistorted pinhole camera: D = 0, R = identity, P = [K | 0]."""
+    K = camera.intrinsics
+    region = new_message(
+        "sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
+    )
+    return new_message(
+        CAMERA_INFO,
+        header=header(stamp_ns, frame_id),
+        height=camera.height,
+        width=camera.width,
+        distortion_model="plumb_bob",
+        d=np.zeros(5),
+        k=K.reshape(9).copy(),
+        r=np.eye(3).reshape(9),
+        p=np.hstack([K, np.zeros((3, 1))]).reshape(12),
+        binning_x=0,
+        binning_y=0,
+        roi=region,
+    )
+
+
+def point_cloud(stamp_ns: int, frame_id: str, columns: Mapping[str, np.ndarray]) -> Any:
+    """sensor_msgs/PointCloud2, unordered (height 1), from one array [N] per field, in the order given.
+
+    Raises:
+        InvalidInputError: no fields, fields of different lengths, or of a type PointCloud2 does not know.
+    """
+    lengths = {len(column) for column in columns.values()}
+    if len(lengths) != 1:
+        raise InvalidInputError(f"point cloud: fields of different lengths {sorted(lengths)}")
+    codes = {dtype: code for code, dtype in POINT_FIELD_TYPES.items()}
+    unknown = [name for name, column in columns.items() if column.dtype not in codes]
+    if unknown:
+        raise InvalidInputError(f"point cloud: fields {unknown} have types PointCloud2 does not know")
+    layout = np.dtype([(name, column.dtype) for name, column in columns.items()])
+    points = np.empty(lengths.pop(), layout)
+    for name, column in columns.items():
+        points[name] = column
+    offsets: Sequence[int] = [layout.fields[name][1] for name in columns]  # type: ignore[index]
+    fields = [
+        new_message("sensor_msgs/msg/PointField", name=n, offset=offset, datatype=codes[c.dtype], count=1)
+        for (n, c), offset in zip(columns.items(), offsets, strict=True)
+    ]
+    return new_message(
+        POINT_CLOUD,
+        header=header(stamp_ns, frame_id),
+        height=1,
+        width=len(points),
+        fields=fields,
+        is_bigendian=sys.byteorder == "big",
+        point_step=layout.itemsize,
+        row_step=layout.itemsize * len(points),
+        data=points.view(np.uint8).reshape(-1),
+        is_dense=True,
+    )
+
+
+def _vector(values: np.ndarray) -> Any:
+    x, y, z = (float(v) for v in values)
+    return new_message("geometry_msgs/msg/Vector3", x=x, y=y, z=z)
+
+
+def _quaternion(xyzw: np.ndarray) -> Any:
+    x, y, z, w = (float(v) for v in xyzw)
+    return new_message("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
+
+
+def transforms(stamped: Sequence[StampedTransform]) -> Any:
+    """tf2_msgs/TFMessage."""
+    messages = [
+        new_message(
+            "geometry_msgs/msg/TransformStamped",
+            header=header(t.stamp_ns, t.parent),
+            child_frame_id=t.child,
+            transform=new_message(
+                "geometry_msgs/msg/Transform",
+                translation=_vector(t.translation),
+                rotation=_quaternion(t.quaternion_xyzw),
+            ),
+        )
+        for t in stamped
+    ]
+    return new_message(TRANSFORMS, transforms=messages)
+
+
+def odometry(pose: StampedTransform, linear_mps: np.ndarray, angular_rps: np.ndarray) -> Any:
+    """nav_msgs/Odometry: the pose, and the twist [3], [3] in the child frame's axes; covariances not known (zero)."""
+    x, y, z = (float(v) for v in pose.translation)
+    position = new_message("geometry_msgs/msg/Point", x=x, y=y, z=z)
+    orientation = _quaternion(pose.quaternion_xyzw)
+    twist = new_message("geometry_msgs/msg/Twist", linear=_vector(linear_mps), angular=_vector(angular_rps))
+    return new_message(
+        ODOMETRY,
+        header=header(pose.stamp_ns, pose.parent),
+        child_frame_id=pose.child,
+        pose=new_message(
+            "geometry_msgs/msg/PoseWithCovariance",
+            pose=new_message("geometry_msgs/msg/Pose", position=position, orientation=orientation),
+            covariance=np.zeros(36),
+        ),
+        twist=new_message("geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=np.zeros(36)),
+    )
+
+
+def text(content: str) -> Any:
+    """std_msgs/String."""
+    return new_message(TEXT, data=content)

@@ -1,0 +1,242 @@
+"""A seeded drive through a made-up street: six cameras, a LiDAR and exact poses, as `Frame`s or as a bag.
+
+    drive = SyntheticDrive(seconds=5, seed=0, image_size=(800, 450))
+    for frame in drive.frames(): ...
+    write_synthetic_bag("drive", seconds=5)
+
+Timing follows nuScenes: LiDAR at 20 Hz, cameras at 12 Hz, each fired when the turning LiDAR looks its way, so the
+six images of a set are spread over 43 ms.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from operator import itemgetter
+
+import numpy as np
+
+from occ_perception.data.drive_bag import DriveBag, transform_stamps
+from occ_perception.data.synthetic_camera import SyntheticCamera
+from occ_perception.data.synthetic_lidar import PERIOD_NS, LidarScan, SyntheticLidar
+from occ_perception.data.synthetic_world import SyntheticWorld
+from occ_perception.errors import ConfigurationError, InvalidInputError
+from occ_perception.frame import CameraImage, Frame, LidarSweep
+from occ_perception.geometry import OCC3D_GRID, CameraRig, PinholeCamera, VoxelGrid, rigid_from_rotation
+
+try:
+    import simplejpeg
+except ImportError:  # declared fallback, slower
+    simplejpeg = None
+
+START_NS = 1_700_000_000_000_000_000
+"""Stamp at which every synthetic drive starts."""
+_IMAGES_PER_SECOND, _SWEEPS_PER_SECOND = 12, 20
+
+
+@dataclass(frozen=True)
+class _Mount:
+    """Camera mounting: position in metres (ego frame), yaw and downward pitch in degrees, focal length for 1600 px."""
+
+    x: float
+    y: float
+    z: float
+    yaw: float
+    pitch: float
+    focal: float
+
+
+_MOUNTS = {
+    "cam_front_left": _Mount(1.45, 0.48, 1.52, 55, 0.8, 1266.0),
+    "cam_front": _Mount(1.70, 0.0, 1.50, 0, 0.5, 1266.0),
+    "cam_front_right": _Mount(1.45, -0.48, 1.52, -55, 0.8, 1266.0),
+    "cam_back_left": _Mount(1.00, 0.48, 1.55, 110, 0.6, 1266.0),
+    "cam_back": _Mount(0.05, 0.0, 1.54, 180, 1.0, 809.0),
+    "cam_back_right": _Mount(1.00, -0.48, 1.55, -110, 0.6, 1266.0),
+}
+CAMERAS = tuple(_MOUNTS)
+"""Camera names in BEVDet order; what they see overlaps a little and covers all around."""
+
+
+def _camera(mount: _Mount, width: int, height: int) -> PinholeCamera:
+    yaw, pitch = np.deg2rad(mount.yaw), np.deg2rad(mount.pitch)
+    forward = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), -np.sin(pitch)])
+    right = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
+    rotation = np.stack([right, np.cross(forward, right), forward], 1)  # columns: optical x, y, z in ego axes
+    scale = width / 1600
+    intrinsics = np.array([[mount.focal * scale, 0, 812 * scale], [0, mount.focal * scale, 458 * scale], [0, 0, 1]])
+    return PinholeCamera(intrinsics, rigid_from_rotation(rotation, [mount.x, mount.y, mount.z]), width, height)
+
+
+class SyntheticDrive:
+    """A vehicle that follows its lane, with everything its sensors measure; computed when asked for.
+
+    Args:
+        seconds: length of the drive.
+        seed: equal seeds give equal bytes.
+        image_size: width, height; the field of view stays that of 1600x900.
+        speed: of the vehicle, m/s.
+        cameras: which of `CAMERAS` it has.
+
+    Raises:
+        ConfigurationError: unknown camera, or a length, size or speed that makes no sense.
+    """
+
+    ego_from_lidar = rigid_from_rotation(np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]), [0.95, 0.0, 1.85])
+    """LiDAR mounting; its axes are nuScenes' (x right, y forward)."""
+
+    def __init__(
+        self,
+        seconds: float = 10.0,
+        seed: int = 0,
+        image_size: tuple[int, int] = (800, 450),
+        speed: float = 8.0,
+        cameras: tuple[str, ...] = CAMERAS,
+    ) -> None:
+        unknown = set(cameras) - set(CAMERAS)
+        if unknown:
+            raise ConfigurationError(f"unknown synthetic cameras {sorted(unknown)}; there are {CAMERAS}")
+        if not 0 < seconds <= 3600 or not 0 <= speed <= 40 or min(image_size) < 16:
+            raise ConfigurationError(f"synthetic drive: {seconds} s at {speed} m/s with images {image_size}")
+        self.seconds, self.speed = seconds, speed
+        self.world = SyntheticWorld(seed, length=speed * seconds + 120)
+        self.rig = CameraRig({name: _camera(_MOUNTS[name], *image_size) for name in cameras})
+        self._lidar = SyntheticLidar(self.world, self.ego_from_lidar, self._poses, self.time_s, seed)
+
+    @cached_property
+    def _renderers(self) -> dict[str, SyntheticCamera]:
+        """Made when first needed: their rays take 20 bytes per pixel."""
+        return {name: SyntheticCamera(self.world, camera) for name, camera in self.rig.items()}
+
+    @staticmethod
+    def time_s(stamp_ns: int) -> float:
+        """Seconds since the start."""
+        return (stamp_ns - START_NS) * 1e-9
+
+    def _poses(self, stamps_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Vehicle (x, y, heading) in the world at stamps [T]: in its lane, right of the centre line."""
+        time_s = (np.asarray(stamps_ns, np.int64) - START_NS) * 1e-9
+        return self.world.road.at(self.speed * time_s, -1.75)
+
+    def odom_from_ego(self, stamp_ns: int) -> np.ndarray:
+        """Exact pose of the vehicle, float64 [4, 4]; odom is the world frame."""
+        x, y, heading = (float(v[0]) for v in self._poses(np.array([stamp_ns])))
+        c, s = np.cos(heading), np.sin(heading)
+        return rigid_from_rotation(np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]), [x, y, 0.0])
+
+    def sweep_stamps(self) -> list[int]:
+        """Stamps of the LiDAR sweeps (their ends), 20 Hz."""
+        return [START_NS + (k + 1) * PERIOD_NS for k in range(int(self.seconds * _SWEEPS_PER_SECOND + 1e-9))]
+
+    def set_stamps(self) -> list[int]:
+        """Stamps of those sweeps during which the cameras fire: 12 of 20, as evenly as possible."""
+        sweeps = self.sweep_stamps()
+        chosen = [k * _SWEEPS_PER_SECOND // _IMAGES_PER_SECOND for k in range(len(sweeps))]
+        return [sweeps[k] for k in chosen if k < len(sweeps)]
+
+    def image_stamp(self, camera: str, set_stamp_ns: int) -> int:
+        """When a camera fires in the sweep that ends at ``set_stamp_ns``: 2 ms after the beam crossed its axis."""
+        fraction = ((90 - _MOUNTS[camera].yaw) % 360) / 360
+        return set_stamp_ns - PERIOD_NS + int(fraction * PERIOD_NS) + 2_000_000
+
+    def render(self, camera: str, stamp_ns: int) -> np.ndarray:
+        """What a camera sees at a stamp, uint8 RGB [H, W, 3]."""
+        return self._renderers[camera].render(self.odom_from_ego(stamp_ns), self.time_s(stamp_ns))
+
+    def jpeg(self, camera: str, stamp_ns: int, quality: int = 90) -> bytes:
+        """`render` as JPEG."""
+        return encode_jpeg(self.render(camera, stamp_ns), quality)
+
+    def scan(self, stamp_ns: int, noise: bool = True) -> LidarScan:
+        """The LiDAR turn that ends at a stamp, in the LiDAR frame at the stamp."""
+        return self._lidar.scan(stamp_ns, noise)
+
+    def lidar_sweep(self, stamp_ns: int) -> LidarSweep:
+        """`scan` as the project's sweep, with the exact pose."""
+        scan = self.scan(stamp_ns)
+        return LidarSweep(stamp_ns, scan.points, self.ego_from_lidar, self.odom_from_ego(stamp_ns), scan.offsets_s)
+
+    def frame(self, set_stamp_ns: int, images: bool = True) -> Frame:
+        """One synchronised set; its stamp is that of the front camera (else of the sweep)."""
+        pictures = {}
+        for name in self.rig if images else ():
+            stamp = self.image_stamp(name, set_stamp_ns)
+            pictures[name] = CameraImage(stamp, self.jpeg(name, stamp), self.odom_from_ego(stamp))
+        anchor = pictures["cam_front"].stamp_ns if "cam_front" in pictures else set_stamp_ns
+        sweep = self.lidar_sweep(set_stamp_ns)
+        return Frame(anchor, self.rig, pictures, (sweep,), self.odom_from_ego(anchor))
+
+    def frames(self, images: bool = True) -> Iterator[Frame]:
+        """All sets in order, 12 Hz."""
+        for stamp in self.set_stamps():
+            yield self.frame(stamp, images)
+
+    def ground_truth(self, stamp_ns: int, grid: VoxelGrid = OCC3D_GRID) -> np.ndarray:
+        """What every voxel of the vehicle's grid holds, uint8 [X, Y, Z]: Occ3D class or FREE, whether seen or not."""
+        return self.world.occupancy(self.time_s(stamp_ns), self.odom_from_ego(stamp_ns), grid)
+
+
+def encode_jpeg(rgb: np.ndarray, quality: int = 90) -> bytes:
+    """uint8 RGB [H, W, 3] to JPEG bytes."""
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise InvalidInputError(f"image: expected uint8 [H, W, 3], got {rgb.dtype} {rgb.shape}")
+    if simplejpeg is not None:
+        return simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality, colorspace="RGB")
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def write_synthetic_bag(
+    path: str | os.PathLike[str],
+    seconds: float = 5.0,
+    seed: int = 0,
+    image_size: tuple[int, int] = (800, 450),
+    storage: str = "mcap",
+    overwrite: bool = False,
+    speed: float = 8.0,
+    cameras: tuple[str, ...] = CAMERAS,
+    lidar: bool = True,
+) -> SyntheticDrive:
+    """Write a drive as a rosbag2 in the layout of the nuScenes bags (see `drive_bag`); returns the drive.
+
+    Raises:
+        DatasetError: the path exists (and not ``overwrite``) or cannot be written.
+        ConfigurationError: see `SyntheticDrive`.
+    """
+    drive = SyntheticDrive(seconds, seed, image_size, speed, cameras)
+    notice = {"source": f"occ_perception synthetic drive, seed {seed}, {seconds} s"}
+    sweep_stamps = drive.sweep_stamps() if lidar else []
+    image_stamps = [drive.image_stamp(name, stamp) for stamp in drive.set_stamps() for name in drive.rig]
+    pose_stamps = transform_stamps(image_stamps + sweep_stamps)
+    with DriveBag(path, drive.rig, storage, notice, overwrite) as bag:
+        bag.write_static(pose_stamps[0], {"lidar_top": drive.ego_from_lidar} if lidar else {})
+        poses = ((stamp, partial(bag.write_pose, stamp, drive.odom_from_ego(stamp))) for stamp in pose_stamps)
+        sweeps = ((stamp, partial(_write_scan, bag, drive, stamp)) for stamp in sweep_stamps)
+        for _, write in heapq.merge(poses, _image_writers(bag, drive), sweeps, key=itemgetter(0)):
+            write()
+    return drive
+
+
+def _write_scan(bag: DriveBag, drive: SyntheticDrive, stamp_ns: int) -> None:
+    scan = drive.scan(stamp_ns)
+    bag.write_points(stamp_ns, "lidar_top", scan.points, scan.rings, scan.offsets_s)
+
+
+def _image_writers(bag: DriveBag, drive: SyntheticDrive) -> Iterator[tuple[int, Callable[[], None]]]:
+    """Images in order of their stamps, those of one set rendered on two threads."""
+    with ThreadPoolExecutor(2) as pool:
+        for set_stamp in drive.set_stamps():
+            shots = sorted((drive.image_stamp(name, set_stamp), name) for name in drive.rig)
+            for (stamp, name), jpeg in zip(
+                shots, pool.map(lambda shot: drive.jpeg(shot[1], shot[0]), shots), strict=True
+            ):
+                yield stamp, partial(bag.write_image, stamp, name, jpeg)
