@@ -8,7 +8,8 @@ Camera ``cam_front`` becomes ``/cam_front/image_raw/compressed`` and ``/cam_fron
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,6 +24,14 @@ TF_PERIOD_NS = 10_000_000
 """/tf is written at least this often."""
 TF_MARGIN_NS = 100_000_000
 """/tf reaches this far beyond the first and the last sensor stamp, so that looking them up never extrapolates."""
+
+
+@dataclass(frozen=True, order=True)
+class TimedWrite:
+    """Something to write at a stamp; several sources of them, each in order, are merged by `heapq.merge`."""
+
+    stamp_ns: int
+    write: Callable[[], None] = field(compare=False)
 
 
 def transform_stamps(sensor_stamps: Sequence[int]) -> list[int]:

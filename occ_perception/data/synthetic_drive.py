@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from operator import itemgetter
 
 import numpy as np
 
-from occ_perception.data.drive_bag import DriveBag, transform_stamps
+from occ_perception.data.drive_bag import DriveBag, TimedWrite, transform_stamps
 from occ_perception.data.synthetic_camera import SyntheticCamera
 from occ_perception.data.synthetic_lidar import PERIOD_NS, LidarScan, SyntheticLidar
 from occ_perception.data.synthetic_world import SyntheticWorld
@@ -219,10 +218,10 @@ def write_synthetic_bag(
     pose_stamps = transform_stamps(image_stamps + sweep_stamps)
     with DriveBag(path, drive.rig, storage, notice, overwrite) as bag:
         bag.write_static(pose_stamps[0], {"lidar_top": drive.ego_from_lidar} if lidar else {})
-        poses = ((stamp, partial(bag.write_pose, stamp, drive.odom_from_ego(stamp))) for stamp in pose_stamps)
-        sweeps = ((stamp, partial(_write_scan, bag, drive, stamp)) for stamp in sweep_stamps)
-        for _, write in heapq.merge(poses, _image_writers(bag, drive), sweeps, key=itemgetter(0)):
-            write()
+        poses = (TimedWrite(t, partial(bag.write_pose, t, drive.odom_from_ego(t))) for t in pose_stamps)
+        sweeps = (TimedWrite(t, partial(_write_scan, bag, drive, t)) for t in sweep_stamps)
+        for event in heapq.merge(poses, _image_writes(bag, drive), sweeps):
+            event.write()
     return drive
 
 
@@ -231,7 +230,7 @@ def _write_scan(bag: DriveBag, drive: SyntheticDrive, stamp_ns: int) -> None:
     bag.write_points(stamp_ns, "lidar_top", scan.points, scan.rings, scan.offsets_s)
 
 
-def _image_writers(bag: DriveBag, drive: SyntheticDrive) -> Iterator[tuple[int, Callable[[], None]]]:
+def _image_writes(bag: DriveBag, drive: SyntheticDrive) -> Iterator[TimedWrite]:
     """Images in order of their stamps, those of one set rendered on two threads."""
     with ThreadPoolExecutor(2) as pool:
         for set_stamp in drive.set_stamps():
@@ -239,4 +238,4 @@ def _image_writers(bag: DriveBag, drive: SyntheticDrive) -> Iterator[tuple[int, 
             for (stamp, name), jpeg in zip(
                 shots, pool.map(lambda shot: drive.jpeg(shot[1], shot[0]), shots), strict=True
             ):
-                yield stamp, partial(bag.write_image, stamp, name, jpeg)
+                yield TimedWrite(stamp, partial(bag.write_image, stamp, name, jpeg))
