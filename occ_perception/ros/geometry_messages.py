@@ -1,27 +1,17 @@
-"""Stamps, poses and transforms between ROS messages and the core's integers and 4x4 matrices."""
+"""ROS messages of stamps, poses, transforms and cameras; reading them is `occ_perception.data.sensor_messages`."""
 
 from __future__ import annotations
 
 import numpy as np
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Pose, Quaternion, Transform, TransformStamped
+from geometry_msgs.msg import Pose, Quaternion, TransformStamped
+from sensor_msgs.msg import CameraInfo
 
 from occ_perception.errors import InvalidInputError
-from occ_perception.geometry import quaternion_from_rotation, rigid
+from occ_perception.geometry import PinholeCamera, quaternion_from_rotation
 
 _NS_PER_S = 1_000_000_000
 _MAX_STAMP_NS = (2**31 - 1) * _NS_PER_S + _NS_PER_S - 1  # builtin_interfaces/Time has int32 seconds
-
-
-def stamp_to_ns(stamp: Time) -> int:
-    """Nanoseconds of a stamp.
-
-    Raises:
-        InvalidInputError: its nanoseconds are not below one second.
-    """
-    if not 0 <= stamp.nanosec < _NS_PER_S:
-        raise InvalidInputError(f"stamp: expected nanosec below 1e9, got {stamp.sec} s + {stamp.nanosec} ns")
-    return stamp.sec * _NS_PER_S + stamp.nanosec
 
 
 def ns_to_stamp(stamp_ns: int) -> Time:
@@ -36,30 +26,11 @@ def ns_to_stamp(stamp_ns: int) -> Time:
     return Time(sec=seconds, nanosec=nanoseconds)
 
 
-def pose_from_message(pose: Pose) -> np.ndarray:
-    """``frame_from_body`` of a body's pose in a frame, float64 [4, 4].
-
-    Raises:
-        InvalidInputError: not finite, or the quaternion has no length.
-    """
-    return _matrix(pose.position, pose.orientation)
-
-
 def pose_to_message(frame_from_body: np.ndarray) -> Pose:
     """The pose of a body in a frame from ``frame_from_body`` [4, 4]."""
     pose = Pose(orientation=_quaternion(frame_from_body))
     pose.position.x, pose.position.y, pose.position.z = map(float, frame_from_body[:3, 3])
     return pose
-
-
-def transform_from_message(message: Transform | TransformStamped) -> np.ndarray:
-    """``parent_from_child`` (header.frame_id is the parent), float64 [4, 4].
-
-    Raises:
-        InvalidInputError: not finite, or the quaternion has no length.
-    """
-    transform = message.transform if isinstance(message, TransformStamped) else message
-    return _matrix(transform.translation, transform.rotation)
 
 
 def transform_to_message(parent: str, child: str, stamp_ns: int, parent_from_child: np.ndarray) -> TransformStamped:
@@ -73,11 +44,15 @@ def transform_to_message(parent: str, child: str, stamp_ns: int, parent_from_chi
     return message
 
 
-def _matrix(position: object, orientation: Quaternion) -> np.ndarray:
-    translation = np.array([position.x, position.y, position.z])  # type: ignore[attr-defined]
-    if not np.all(np.isfinite(translation)):
-        raise InvalidInputError(f"pose: expected a finite position, got {translation.tolist()}")
-    return rigid(translation, np.array([orientation.x, orientation.y, orientation.z, orientation.w]))
+def camera_to_message(camera: PinholeCamera, frame_id: str, stamp_ns: int) -> CameraInfo:
+    """The CameraInfo of an undistorted camera (plumb_bob, no distortion, K = P)."""
+    message = CameraInfo(width=camera.width, height=camera.height, distortion_model="plumb_bob", d=[0.0] * 5)
+    message.header.frame_id = frame_id
+    message.header.stamp = ns_to_stamp(stamp_ns)
+    message.k = camera.intrinsics.reshape(-1)
+    message.r = np.eye(3).reshape(-1)
+    message.p = np.column_stack([camera.intrinsics, np.zeros(3)]).reshape(-1)
+    return message
 
 
 def _quaternion(matrix: np.ndarray) -> Quaternion:

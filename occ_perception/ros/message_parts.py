@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from occ_perception.data.sensor_messages import pose_from_message
 from occ_perception.errors import InvalidInputError
 from occ_perception.geometry import VoxelGrid, check_rigid, rigid_from_rotation
 from occ_perception.ontology import ONTOLOGIES, Ontology
-from occ_perception.ros.geometry_messages import pose_from_message, pose_to_message
+from occ_perception.ros.geometry_messages import pose_to_message
 
 _TYPECODES = {np.dtype(np.uint8): "B", np.dtype(np.uint16): "H", np.dtype(np.int16): "h", np.dtype(np.uint32): "I"}
 _FOREIGN_COLOR = (160, 160, 160)

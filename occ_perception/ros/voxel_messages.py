@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from occ_perception.data.sensor_messages import stamp_to_ns
 from occ_perception.errors import InvalidInputError
 from occ_perception.msg import VoxelGrid as VoxelGridMessage
 from occ_perception.occupancy import ModelInfo, Occupancy, TemporalStatus, Visibility
 from occ_perception.ontology import FREE, UNKNOWN, Ontology
 from occ_perception.ros.flow_encoding import flow_from_wire, flow_to_wire
-from occ_perception.ros.geometry_messages import ns_to_stamp, stamp_to_ns
+from occ_perception.ros.geometry_messages import ns_to_stamp
 from occ_perception.ros.message_parts import (
     fill_geometry,
     fill_ontology,

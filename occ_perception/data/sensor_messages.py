@@ -1,13 +1,20 @@
-"""Camera messages to what the core takes: encoded bytes or RGB arrays, and pinhole cameras. No cv_bridge."""
+"""What sensor messages say, as the core's types: stamps, poses, images and cameras.
+
+Works on the fields alone, so the messages may be rclpy's classes or a bag reader's: the live node and the offline
+replayer read them by the same code.  Writing messages is `occ_perception.ros.messages` (rclpy) and
+`occ_perception.data.bag_messages` (bags).
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from occ_perception.errors import InvalidInputError
-from occ_perception.geometry import PinholeCamera
-from occ_perception.ros.geometry_messages import ns_to_stamp
+from occ_perception.geometry import PinholeCamera, rigid
+
+_NS_PER_S = 1_000_000_000
 
 # Bytes per pixel, and which of them are red, green and blue.
 _ENCODINGS: dict[str, tuple[int, tuple[int, int, int]]] = {
@@ -19,17 +26,47 @@ _ENCODINGS: dict[str, tuple[int, tuple[int, int, int]]] = {
 }
 
 
-def image_from_message(message: Image | CompressedImage) -> bytes | np.ndarray:
+def stamp_to_ns(stamp: Any) -> int:
+    """Nanoseconds of a stamp.
+
+    Raises:
+        InvalidInputError: its nanoseconds are not below one second.
+    """
+    if not 0 <= stamp.nanosec < _NS_PER_S:
+        raise InvalidInputError(f"stamp: expected nanosec below 1e9, got {stamp.sec} s + {stamp.nanosec} ns")
+    return stamp.sec * _NS_PER_S + stamp.nanosec
+
+
+def pose_from_message(pose: Any) -> np.ndarray:
+    """``frame_from_body`` of a geometry_msgs/Pose, float64 [4, 4].
+
+    Raises:
+        InvalidInputError: not finite, or the quaternion has no length.
+    """
+    return _matrix(pose.position, pose.orientation)
+
+
+def transform_from_message(message: Any) -> np.ndarray:
+    """``parent_from_child`` of a geometry_msgs/Transform or TransformStamped (in header.frame_id), float64 [4, 4].
+
+    Raises:
+        InvalidInputError: not finite, or the quaternion has no length.
+    """
+    transform = message.transform if hasattr(message, "child_frame_id") else message
+    return _matrix(transform.translation, transform.rotation)
+
+
+def image_from_message(message: Any) -> bytes | np.ndarray:
     """What `CameraImage.data` takes: the encoded bytes of a CompressedImage, uint8 RGB [H, W, 3] of an Image.
 
     Raises:
         InvalidInputError: an encoding that is not supported (the message lists those that are), or sizes that
             do not agree with the data.
     """
-    return _encoded_bytes(message) if isinstance(message, CompressedImage) else _rgb_pixels(message)
+    return _rgb_pixels(message) if hasattr(message, "encoding") else _encoded_bytes(message)
 
 
-def _encoded_bytes(message: CompressedImage) -> bytes:
+def _encoded_bytes(message: Any) -> bytes:
     """The file in the message; which one it is, its first bytes say, not the free text in `format`."""
     data = bytes(message.data)
     if not data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
@@ -39,7 +76,7 @@ def _encoded_bytes(message: CompressedImage) -> bytes:
     return data
 
 
-def _rgb_pixels(message: Image) -> np.ndarray:
+def _rgb_pixels(message: Any) -> np.ndarray:
     if message.encoding not in _ENCODINGS:
         raise InvalidInputError(f"Image: encoding '{message.encoding}' is not one of {', '.join(_ENCODINGS)}")
     channels, (red, green, blue) = _ENCODINGS[message.encoding]
@@ -59,7 +96,7 @@ def _rgb_pixels(message: Image) -> np.ndarray:
     return rgb
 
 
-def camera_from_message(message: CameraInfo, ego_from_camera: np.ndarray, *, rectified: bool = False) -> PinholeCamera:
+def camera_from_message(message: Any, ego_from_camera: np.ndarray, *, rectified: bool = False) -> PinholeCamera:
     """The camera that took the images of a CameraInfo.
 
     Binning and region of interest are applied: the camera is that of the images as they are published.
@@ -91,12 +128,8 @@ def camera_from_message(message: CameraInfo, ego_from_camera: np.ndarray, *, rec
     return PinholeCamera(published, ego_from_camera, int(width / binning[0]), int(height / binning[1]))
 
 
-def camera_to_message(camera: PinholeCamera, frame_id: str, stamp_ns: int) -> CameraInfo:
-    """The CameraInfo of an undistorted camera (plumb_bob, no distortion, K = P)."""
-    message = CameraInfo(width=camera.width, height=camera.height, distortion_model="plumb_bob", d=[0.0] * 5)
-    message.header.frame_id = frame_id
-    message.header.stamp = ns_to_stamp(stamp_ns)
-    message.k = camera.intrinsics.reshape(-1)
-    message.r = np.eye(3).reshape(-1)
-    message.p = np.column_stack([camera.intrinsics, np.zeros(3)]).reshape(-1)
-    return message
+def _matrix(position: Any, orientation: Any) -> np.ndarray:
+    translation = np.array([position.x, position.y, position.z])
+    if not np.all(np.isfinite(translation)):
+        raise InvalidInputError(f"pose: expected a finite position, got {translation.tolist()}")
+    return rigid(translation, np.array([orientation.x, orientation.y, orientation.z, orientation.w]))
