@@ -69,7 +69,7 @@ def test_workers_merge_to_identical_results(golden):
     merged = Accumulator.from_json(workers[1].to_json())
     merged.merge(workers[0])
     assert merged.to_json() == alone.to_json()
-    assert merged.compute().values == alone.compute().values
+    assert repr(merged.compute()) == repr(alone.compute())
 
 
 def test_no_frames_is_nan_not_zero():
