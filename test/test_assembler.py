@@ -237,7 +237,7 @@ def test_frames_are_assembled_while_transforms_arrive():
         while not stop.is_set():
             add_poses(made, stamp, stamp)
             made.add_transform("base_link", "cam_back", 0, (2.0, 0.0, 1.5), IDENTITY, static=True)
-            stamp += 20 * MS
+            stamp += MS // 10  # history is 10 s long
 
     feeder = threading.Thread(target=feed)
     feeder.start()
