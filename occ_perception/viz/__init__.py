@@ -1,1 +1,1 @@
-"""Pictures of grids: renderings, camera overlays, 3D views."""
+"""Pictures of grids: a ray-cast voxel renderer, camera overlays, bird's-eye views and composed sheets."""
