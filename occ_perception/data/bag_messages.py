@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from occ_perception.data.message_definitions import message_store
-from occ_perception.errors import InvalidInputError
+from occ_perception.data.point_clouds import POINT_FIELD_CODES, pack_points
 from occ_perception.geometry import PinholeCamera, quaternion_from_rotation
 
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -21,11 +21,6 @@ TRANSFORMS = "tf2_msgs/msg/TFMessage"
 ODOMETRY = "nav_msgs/msg/Odometry"
 TEXT = "std_msgs/msg/String"
 VOXEL_GRID = "occ_perception/msg/VoxelGrid"
-
-POINT_FIELD_TYPES: dict[int, np.dtype] = {
-    code: np.dtype(name) for code, name in enumerate(("i1", "u1", "<i2", "<u2", "<i4", "<u4", "<f4", "<f8"), start=1)
-}
-"""sensor_msgs/PointField datatype codes as little-endian numpy types."""
 
 
 @dataclass(frozen=True)
@@ -94,21 +89,10 @@ def point_cloud(stamp_ns: int, frame_id: str, columns: Mapping[str, np.ndarray])
     Raises:
         InvalidInputError: no fields, fields of different lengths, or of a type PointCloud2 does not know.
     """
-    lengths = {len(column) for column in columns.values()}
-    if len(lengths) != 1:
-        raise InvalidInputError(f"point cloud: fields of different lengths {sorted(lengths)}")
-    codes = {dtype: code for code, dtype in POINT_FIELD_TYPES.items()}
-    unknown = [name for name, column in columns.items() if column.dtype not in codes]
-    if unknown:
-        raise InvalidInputError(f"point cloud: fields {unknown} have types PointCloud2 does not know")
-    layout = np.dtype([(name, column.dtype) for name, column in columns.items()])
-    points = np.empty(lengths.pop(), layout)
-    for name, column in columns.items():
-        points[name] = column
-    offsets: Sequence[int] = [layout.fields[name][1] for name in columns]  # type: ignore[index]
+    points = pack_points(columns)
     fields = [
-        new_message("sensor_msgs/msg/PointField", name=n, offset=offset, datatype=codes[c.dtype], count=1)
-        for (n, c), offset in zip(columns.items(), offsets, strict=True)
+        new_message("sensor_msgs/msg/PointField", name=n, offset=offset, datatype=POINT_FIELD_CODES[dtype], count=1)
+        for n, (dtype, offset, *_) in (points.dtype.fields or {}).items()
     ]
     return new_message(
         POINT_CLOUD,
@@ -117,10 +101,10 @@ def point_cloud(stamp_ns: int, frame_id: str, columns: Mapping[str, np.ndarray])
         width=len(points),
         fields=fields,
         is_bigendian=sys.byteorder == "big",
-        point_step=layout.itemsize,
-        row_step=layout.itemsize * len(points),
+        point_step=points.itemsize,
+        row_step=points.nbytes,
         data=points.view(np.uint8).reshape(-1),
-        is_dense=True,
+        is_dense=all(bool(np.isfinite(column).all()) for column in columns.values()),
     )
 
 

@@ -108,11 +108,13 @@ class DriveBag(BagWriter):
         self.write(image_topic(camera), stamp_ns, bag_messages.compressed_image(stamp_ns, camera, jpeg))
 
     def write_points(
-        self, stamp_ns: int, lidar: str, points: np.ndarray, rings: np.ndarray, offsets_s: np.ndarray
+        self, stamp_ns: int, lidar: str, points: np.ndarray, rings: np.ndarray, offsets_s: np.ndarray | None
     ) -> None:
         """A sweep: points float32 [N, 4] (x, y, z, intensity), rings uint16 [N], offsets float32 [N] (<= 0 s)."""
         columns = {name: points[:, i] for i, name in enumerate(("x", "y", "z", "intensity"))}
-        columns |= {"ring": rings, "time_offset": offsets_s}
+        columns["ring"] = rings
+        if offsets_s is not None:
+            columns["time_offset"] = offsets_s
         self.add_topic(points_topic(lidar), bag_messages.POINT_CLOUD, reliable_qos(5))
         self.write(points_topic(lidar), stamp_ns, bag_messages.point_cloud(stamp_ns, lidar, columns))
 

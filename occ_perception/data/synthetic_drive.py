@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 
@@ -204,8 +205,8 @@ def write_synthetic_bag(
     speed: float = 8.0,
     cameras: tuple[str, ...] = CAMERAS,
     lidar: bool = True,
-) -> SyntheticDrive:
-    """Write a drive as a rosbag2 in the layout of the nuScenes bags (see `drive_bag`); returns the drive.
+) -> Path:
+    """Write a `SyntheticDrive` as a rosbag2 in the layout of the nuScenes bags (see `drive_bag`); returns the path.
 
     Raises:
         DatasetError: the path exists (and not ``overwrite``) or cannot be written.
@@ -222,7 +223,7 @@ def write_synthetic_bag(
         sweeps = (TimedWrite(t, partial(_write_scan, bag, drive, t)) for t in sweep_stamps)
         for event in heapq.merge(poses, _image_writes(bag, drive), sweeps):
             event.write()
-    return drive
+    return bag.path
 
 
 def _write_scan(bag: DriveBag, drive: SyntheticDrive, stamp_ns: int) -> None:
