@@ -161,13 +161,16 @@ OPENOCC = _label_set(
 OPENOCCUPANCY = _label_set("openoccupancy", ("others", *_LIDARSEG_NAMES), (*_MOVABLE, "barrier", "traffic_cone"), None)
 """nuScenes-Occupancy (OpenOccupancy): ids 1..16 as lidarseg; its files use 0 for free, which its reader converts."""
 
+SURROUNDOCC = _label_set("surroundocc", ("others", *_LIDARSEG_NAMES), (*_MOVABLE, "barrier", "traffic_cone"), None)
+"""SurroundOcc: ids 1..16 as lidarseg, "others" never occurs; its files list occupied voxels only."""
+
 LIDARSEG = _label_set("lidarseg", ("others", *_LIDARSEG_NAMES), (*_MOVABLE, "barrier", "traffic_cone"), None)
 """nuScenes lidarseg challenge: 0 = ignored, 1..16."""
 
 GEOMETRY = _label_set("geometry", ("occupied", "ground"), (), None)
 """What geometry alone can know: something is there, or it is ground."""
 
-ONTOLOGIES: dict[str, Ontology] = {o.name: o for o in (OCC3D, OPENOCC, OPENOCCUPANCY, LIDARSEG, GEOMETRY)}
+ONTOLOGIES: dict[str, Ontology] = {o.name: o for o in (OCC3D, OPENOCC, OPENOCCUPANCY, SURROUNDOCC, LIDARSEG, GEOMETRY)}
 
 
 def ontology_by_name(name: str) -> Ontology:

@@ -104,7 +104,11 @@ class GoldenComparison:
         step = next(s for s in range(1, numel + 1) if len(range(0, numel, s)) == sample.size)
         ours = flat[:: _sample_step(numel, sample.size, step)].double().numpy()
         scale = max(np.abs(sample).max(), 1e-12)
-        self.errors[stage] = float(np.abs(ours - sample).max() / scale)
+        # Stages stored in float16 are known to half a unit in the last place only.
+        stored = self._golden[f"{key}/sample"].ravel()
+        rounding = np.spacing(np.abs(stored)).astype(np.float64) / 2 if stored.dtype == np.float16 else 0.0
+        excess = np.abs(ours - sample) - rounding
+        self.errors[stage] = float(max(excess.max(), 0.0) / scale)
 
 
 def _sample_step(numel: int, count: int, first: int) -> int:

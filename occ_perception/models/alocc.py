@@ -150,9 +150,11 @@ class ALOcc(nn.Module):
         else:
             previous = current if state is None or state.stereo_features is None else state.stereo_features
         previous = _where_started(inputs.starts, current, previous)
+        if inputs.stereo_known is not None:
+            previous = torch.where(inputs.stereo_known[..., None, None, None], previous, current)
         depths = depth_values(config.depth_start, config.depth_step, config.depth_bins, current.device)
-        points = frustum(inputs.images.shape[-2:], STEREO_STRIDE, depths)
-        x, y = sweep_coordinates(points, inputs.cameras, motion, inputs.images.shape[-2:])
+        points = frustum(_size(inputs.images), STEREO_STRIDE, depths)
+        x, y = sweep_coordinates(points, inputs.cameras, motion, _size(inputs.images))
         maps = (current.flatten(0, 1), previous.flatten(0, 1), x.flatten(0, 1), y.flatten(0, 1))
         return stereo_cost_volume(*maps)
 
@@ -190,7 +192,7 @@ class ALOcc(nn.Module):
         if inputs.camera_mask is not None:
             geometry = geometry * inputs.camera_mask[..., None, None, None]
         depths = depth_values(config.depth_start, config.depth_step, config.depth_bins, depth.device)
-        points = frustum(inputs.images.shape[-2:], LIFTING_STRIDE, depths)
+        points = frustum(_size(inputs.images), LIFTING_STRIDE, depths)
         extra = None
         if heads.inter_weight is not None and heads.inter_offset is not None:
             extra = inter_object_transfer(
@@ -273,6 +275,10 @@ class ALOcc(nn.Module):
         flow, flow_logits = head.flow(voxels, cost_volume, observe)
         observe("head.flow", flow)
         return flow, flow_logits, current
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
 
 
 def _where_started(starts: tuple[bool, ...], fresh: Tensor, stored: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What goes into an ALOcc network each frame, what comes out, and what it remembers.
 
-Inside the network grids are [B, C, Y, X(, Z)]; ``models/alocc_model.py`` converts at the border to [X, Y, Z].
+Inside the network grids are [B, C, Y, X(, Z)]; ``models/alocc_adapter.py`` converts at the border to [X, Y, Z].
 """
 
 from typing import NamedTuple
@@ -19,6 +19,7 @@ class ALOccInputs(NamedTuple):
     previous_from_current_camera: Tensor | None  # [B, N, 4, 4], stereo variants
     previous_from_current_ego: Tensor  # [B, 4, 4]
     starts: tuple[bool, ...] = (True,)  # per stream: first frame of its sequence
+    stereo_known: Tensor | None = None  # [B, N] bool; False: no previous image, the camera is its own partner
     camera_mask: Tensor | None = None  # [B, N] bool; a False camera contributes nothing
     lidar_depth: Tensor | None = (
         None  # [B, N, h, w] depth bin of the nearest hit, -1 without (gt-depth variants, training)

@@ -16,7 +16,7 @@ def local_cosine_similarity(current: Tensor, previous: Tensor, window: int, dila
     Returns:
         [B, window * window, Y, X], window index row * window + column.
     """
-    batch, channels, height, width = current.shape
+    batch, _, height, width = current.shape
     padding = window // 2 * dilation
     here = F.normalize(current, dim=1, eps=1e-12).permute(0, 2, 3, 1)
     there = F.pad(F.normalize(previous, dim=1, eps=1e-12), (padding,) * 4).permute(0, 2, 1, 3)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from occ_perception.ops.frustum import CameraTensors
+from occ_perception.ops.frustum import CameraTensors, inverse_intrinsics
 from occ_perception.ops.interpolation import Taps, bilinear_taps, interpolate_rows
 
 INVALID_PENALTY = 5.0
@@ -29,7 +29,7 @@ def sweep_coordinates(
     depth, height, width, _ = points.shape
     uvd = points.view(-1, 3).T
     undo_image_affine = torch.inverse(cameras.post_rots)
-    combined = previous_from_current[..., :3, :3] @ torch.inverse(cameras.intrins)
+    combined = previous_from_current[..., :3, :3] @ inverse_intrinsics(cameras.intrins)
     views = [
         _sweep_one_camera(uvd, *matrices, image_size, (width, height))
         for matrices in zip(

@@ -1,4 +1,4 @@
-"""Image points with depth to vehicle coordinates and back, for batches of cameras (specs/alocc.md sections 4.1, 5.4)."""
+"""Image points with depth to vehicle coordinates and back, for batches of cameras (specs/alocc.md 4.1, 5.4)."""
 
 from typing import NamedTuple
 
@@ -35,12 +35,28 @@ def depth_values(start: float, step: float, bins: int, device: torch.device | No
     return start + step * torch.arange(bins, dtype=torch.float32, device=device)
 
 
+def inverse_intrinsics(intrins: Tensor) -> Tensor:
+    """Inverse of upper triangular camera matrices [..., 3, 3] whose last row is (0, 0, 1).
+
+    In closed form, so that the last bit does not depend on the machine's LAPACK; the stereo match feels that bit
+    (see ``cost_volume``), and products with the reciprocal focal length reproduce the published outputs exactly.
+    """
+    inverse = torch.zeros_like(intrins)
+    fx, fy = 1 / intrins[..., 0, 0], 1 / intrins[..., 1, 1]
+    skew = -(intrins[..., 0, 1] * fx) * fy
+    inverse[..., 0, 0], inverse[..., 1, 1], inverse[..., 2, 2] = fx, fy, 1
+    inverse[..., 0, 1] = skew
+    inverse[..., 0, 2] = -(intrins[..., 0, 2] * fx) - intrins[..., 1, 2] * skew
+    inverse[..., 1, 2] = -(intrins[..., 1, 2] * fy)
+    return inverse
+
+
 def image_to_ego(points: Tensor, cameras: CameraTensors) -> Tensor:
     """Points (u, v, d) [B, N, ..., 3] of each camera's network image -> ego coordinates after ``bda``, same shape."""
     shape = points.shape
     flat = points.reshape(shape[0], shape[1], -1, 3)
     flat = (flat - cameras.post_trans[:, :, None]) @ torch.inverse(cameras.post_rots).mT
     rays = torch.cat([flat[..., :2] * flat[..., 2:], flat[..., 2:]], dim=-1)
-    ego_from_ray = cameras.rots @ torch.inverse(cameras.intrins)
+    ego_from_ray = cameras.rots @ inverse_intrinsics(cameras.intrins)
     ego = rays @ ego_from_ray.mT + cameras.trans[:, :, None]
     return (ego @ cameras.bda[:, None].mT).view(shape)
