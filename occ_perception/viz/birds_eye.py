@@ -74,7 +74,8 @@ def top_heights(occupancy: Occupancy) -> np.ndarray:
 
 def _relief(top: np.ndarray) -> np.ndarray:
     """Brightness that makes steps in height visible, as if lit from ahead and left, float32 [X, Y]."""
-    ahead, left = np.roll(top, -1, axis=0), np.roll(top, -1, axis=1)
+    padded = np.pad(top, ((0, 1), (0, 1)), mode="edge")
+    ahead, left = padded[1:, :-1], padded[:-1, 1:]
     rise = np.clip((top - ahead) + (top - left), -6, 6)
     return (0.95 + 0.03 * rise).astype(np.float32)
 

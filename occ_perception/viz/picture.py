@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from occ_perception.frame import Frame
@@ -124,16 +128,29 @@ def write_pictures(folder: Path, prefix: str, occupancy: Occupancy, frame: Frame
     Raises:
         OSError: the folder cannot be written.
     """
-    pictures = {
-        "scene": scene_picture(occupancy, origin),
-        "birds_eye": birds_eye_picture(occupancy, origin),
+    draw: dict[str, Callable[[], Image.Image]] = {
+        "scene": lambda: scene_picture(occupancy, origin),
+        "birds_eye": lambda: birds_eye_picture(occupancy, origin),
     }
     if frame is not None and frame.images:
-        pictures["overlay"] = overlay_picture(occupancy, frame, origin)
+        draw["overlay"] = lambda: overlay_picture(occupancy, frame, origin)
+    # Rays walk in many small steps, which PyTorch's own threads slow down; whole pictures are the better share of work.
+    with _one_torch_thread(), ThreadPoolExecutor(2, thread_name_prefix="pictures") as pool:
+        pictures = {name: pool.submit(drawing) for name, drawing in draw.items()}
     paths = [folder / f"{prefix}_{name}.png" for name in pictures]
     for path, picture in zip(paths, pictures.values(), strict=True):
-        write_png(picture, path)
+        write_png(picture.result(), path)
     return paths
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def write_png(image: Image.Image, path: Path) -> None:

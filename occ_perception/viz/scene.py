@@ -16,7 +16,7 @@ from occ_perception.viz.views import look_at, project_points
 _ARROW_SECONDS = 1.0
 
 
-def chase_view(width: int = 1120, height: int = 630) -> PinholeCamera:
+def chase_view(width: int = 1024, height: int = 576) -> PinholeCamera:
     """Behind and above the vehicle, looking ahead."""
     return look_at(eye=(-17.0, 0.0, 13.0), target=(11.0, 0.0, 0.0), width=width, height=height, horizontal_fov_deg=66.0)
 
