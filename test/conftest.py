@@ -1,9 +1,11 @@
 """Shared paths and fixtures. Reference data lies outside the repository; tests that need it skip, and say so, without it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("OCC_PERCEPTION_SHARED", REPOSITORY.parent / "shared"))
@@ -21,3 +23,12 @@ def shared() -> Path:
 def keyframe(shared: Path) -> Path:
     """Root of the real nuScenes keyframe with a moving vehicle (tables in v1.0-mini)."""
     return shared / "data" / "nuscenes_keyframe"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Many small tensor operations in one thread: with more they wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

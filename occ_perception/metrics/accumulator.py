@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +28,7 @@ class MetricResult:
         per_class: columns of figures by name, one value per class.
         headline: name of the one figure to quote.
         warnings: what a reader must know before quoting it.
+        units: unit of figures that are neither ratios nor counts, by name of value or column.
     """
 
     values: Mapping[str, float]
@@ -35,6 +36,7 @@ class MetricResult:
     per_class: Mapping[str, Sequence[float]]
     headline: str
     warnings: tuple[str, ...] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -89,12 +89,13 @@ class OpenOccScore(Accumulator):
         for name, kind in (("mAVE_TP", "detected_rays"), ("mAVE_rays", "true_rays"), ("mAVE", "voxels")):
             errors = self.velocity_errors(kind)
             values[name] = nan_mean(errors)
-            per_class[name.replace("mAVE", "AVE")] = errors.tolist()
+            per_class[name[1:]] = errors.tolist()
         missing = math.isnan(values["mAVE_TP"])
         flow_term = 0.0 if missing else max(1.0 - values["mAVE_TP"], 0.0)
         values["Occ score"] = 0.9 * values["RayIoU"] + 0.1 * flow_term
         warnings = ("no movable object was detected: mAVE_TP does not exist, its term is 0",) if missing else ()
-        return MetricResult(values, self.ontology.class_names, per_class, "Occ score", warnings)
+        units = {name: "m/s" for name in (*values, *per_class) if "AVE" in name}
+        return MetricResult(values, self.ontology.class_names, per_class, "Occ score", warnings, units)
 
     @property
     def label(self) -> MetricLabel:

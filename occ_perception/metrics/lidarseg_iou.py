@@ -6,6 +6,7 @@ import numpy as np
 
 from occ_perception.errors import InvalidInputError
 from occ_perception.metrics.accumulator import Accumulator, MetricLabel, MetricResult, nan_mean, ratio
+from occ_perception.metrics.points_from_voxels import POLICY
 from occ_perception.metrics.semantic_iou import iou_per_class
 from occ_perception.ontology import LIDARSEG
 
@@ -13,12 +14,16 @@ POINT_MASK = "points of the keyframe sweep with a label"
 
 
 class LidarsegIoU(Accumulator):
-    """mIoU and frequency-weighted IoU of point classes 1..16; points labelled 0 do not count."""
+    """mIoU and frequency-weighted IoU of point classes 1..16; points labelled 0 do not count.
+
+    Args:
+        source: how the point predictions came about, for the report.
+    """
 
     name = "lidarseg_iou"
 
-    def __init__(self) -> None:
-        super().__init__({})
+    def __init__(self, source: str = POLICY) -> None:
+        super().__init__({"source": source})
         side = LIDARSEG.num_classes
         self.counts["confusion"] = np.zeros((side, side), np.int64)
 
@@ -49,7 +54,9 @@ class LidarsegIoU(Accumulator):
 
     @property
     def label(self) -> MetricLabel:
-        return MetricLabel("nuScenes lidarseg", LIDARSEG.name, POINT_MASK, "nuScenes lidarseg challenge")
+        return MetricLabel(
+            "nuScenes lidarseg", LIDARSEG.name, POINT_MASK, f"nuScenes lidarseg challenge; {self.settings['source']}"
+        )
 
 
 def point_confusion(true_labels: np.ndarray, predicted_labels: np.ndarray) -> np.ndarray:

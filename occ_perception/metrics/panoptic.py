@@ -7,6 +7,7 @@ import numpy as np
 from occ_perception.errors import InvalidInputError
 from occ_perception.metrics.accumulator import Accumulator, MetricLabel, MetricResult, zero_sums
 from occ_perception.metrics.lidarseg_iou import POINT_MASK, check_point_labels, point_confusion
+from occ_perception.metrics.points_from_voxels import POLICY
 from occ_perception.metrics.segments import match_segments
 from occ_perception.ontology import LIDARSEG
 
@@ -20,12 +21,15 @@ class PanopticQuality(Accumulator):
 
     As in the official evaluator these are plain means: a class without any segment counts as 0, so a perfect result on
     few scans may score below 1.
+
+    Args:
+        source: how the point predictions came about, for the report.
     """
 
     name = "panoptic_nuscenes"
 
-    def __init__(self) -> None:
-        super().__init__({})
+    def __init__(self, source: str = POLICY) -> None:
+        super().__init__({"source": source})
         classes = LIDARSEG.num_classes
         for kind in ("true_positive", "false_positive", "false_negative"):
             self.counts[kind] = np.zeros(classes, np.int64)
@@ -89,4 +93,6 @@ class PanopticQuality(Accumulator):
 
     @property
     def label(self) -> MetricLabel:
-        return MetricLabel("Panoptic nuScenes", LIDARSEG.name, POINT_MASK, "nuScenes panoptic challenge")
+        return MetricLabel(
+            "Panoptic nuScenes", LIDARSEG.name, POINT_MASK, f"nuScenes panoptic challenge; {self.settings['source']}"
+        )

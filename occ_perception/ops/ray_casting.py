@@ -75,34 +75,6 @@ def cast_rays(occupied: Tensor, origins: Tensor, directions: Tensor) -> RayHits:
     return hits if occupied.dim() == 4 else RayHits(*(getattr(hits, field.name)[0] for field in fields(hits)))
 
 
-def count_passing_rays(size: Size, origins: Tensor, ends: Tensor) -> Tensor:
-    """Count the rays that pass right through each cell: that leave it before their end (free-space evidence).
-
-    Args:
-        size: cells of the grid along x, y, z.
-        origins, ends: float [R, 3], voxels from the grid's minimum corner; both may lie outside the grid.
-
-    Returns:
-        int32 [X, Y, Z].  The cell a ray ends in is not counted for that ray.
-
-    Raises:
-        InvalidInputError: as for `cast_rays`, but rays of no length are allowed: they pass through nothing.
-    """
-    moving = (origins != ends).any(dim=1)
-    origins, directions = origins[moving], ends[moving].double() - origins[moving].double()
-    _check_rays(origins, directions, origins.device)
-    volume = _bordered_codes(torch.zeros((1, *size), dtype=torch.bool, device=origins.device))
-    counts = torch.zeros(volume.numel(), dtype=torch.int32, device=origins.device)
-    length = length_of(directions.T)
-    walk = start_walk(origins, directions, size)
-    while walk.ray.numel():
-        passes = (volume.index_select(0, walk.index) != _BORDER) & (walk.exit_distance() < length[walk.ray])
-        walk.keep(passes.nonzero().squeeze(1))
-        counts.index_add_(0, walk.index, torch.ones_like(walk.index))
-        walk.advance()
-    return counts.view([n + 2 for n in size])[1:-1, 1:-1, 1:-1].contiguous()
-
-
 def _bordered_codes(grids: Tensor) -> Tensor:
     """One byte per cell of the volume with its border: bit g = occupied in grid g; uint8 [(X+2)(Y+2)(Z+2)]."""
     if grids.dim() != 4 or not 1 <= grids.shape[0] <= MAX_GRIDS or 0 in grids.shape:
