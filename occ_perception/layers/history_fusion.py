@@ -4,13 +4,16 @@
 at a time, without the 17-frame concatenation (3-D: 1.4 GB) and with one warp per stored frame.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from occ_perception.ops.grid_warp import warp
 from occ_perception.ops.interpolation import Taps, rows_to_volume, volume_to_rows
+
+HistoryUpdate = Literal["copy", "overwrite", "keep"]
+"""The new state gets memory of its own; takes over that of the old one; or is not made (the old one is returned)."""
 
 
 class HistoryState(NamedTuple):
@@ -85,9 +88,9 @@ def fuse_history_framewise(
     interval: float,
     frame_conv: nn.Sequential,
     cat_conv: nn.Sequential,
-    in_place: bool = False,
+    update: HistoryUpdate = "copy",
 ) -> tuple[Tensor, HistoryState]:
-    """``fuse_history`` in evaluation mode, frame by frame; ``in_place`` overwrites the memory of ``state``."""
+    """``fuse_history`` in evaluation mode, frame by frame; ``update`` says what becomes of ``state``."""
     frame_weight, frame_bias = _affine(frame_conv)
     cat_weight, cat_bias = _affine(cat_conv)
     channels, count = current.shape[1], state.frames.shape[1]
@@ -99,17 +102,20 @@ def fuse_history_framewise(
 
     rows = volume_to_rows(current)
     batch, space = current.shape[0], tuple(current.shape[2:])
-    frames = state.frames if in_place else state.frames.clone()
+    frames = state.frames.clone() if update == "copy" else state.frames
     fused = torch.addmm(cat_bias, _mix(rows, biases[:, 0], feature_weight), slices[0])
     # Oldest first, so that each slot is read before its newer neighbour is written into it.
     for slot in range(count - 1, -1, -1):
         warped = warp(frames[:, slot], taps)
         mixed = _mix(warped.view(-1, channels), biases[:, slot + 1], feature_weight)
         fused.addmm_(mixed, slices[slot + 1])
-        if slot + 1 < count:
+        if slot + 1 < count and update != "keep":
             frames[:, slot + 1] = warped
+    volume = rows_to_volume(fused.relu_(), batch, space)
+    if update == "keep":
+        return volume, state
     frames[:, 0] = rows.view(batch, *space, channels)
-    return rows_to_volume(fused.relu_(), batch, space), HistoryState(frames, ages[:, :count])
+    return volume, HistoryState(frames, ages[:, :count])
 
 
 def _mix(rows: Tensor, bias: Tensor, weight: Tensor) -> Tensor:
@@ -121,9 +127,10 @@ def _mix(rows: Tensor, bias: Tensor, weight: Tensor) -> Tensor:
 
 def _affine(block: nn.Sequential) -> tuple[Tensor, Tensor]:
     """Weight [out, in] and bias [out] of a 1x1 convolution and the normalisation after it, in evaluation mode."""
-    convolution, norm = block[0], block[1]
-    weight, bias = convolution.weight.flatten(1), convolution.bias
-    if isinstance(norm, nn.Identity):
-        return weight, bias
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return weight * scale[:, None], (bias - norm.running_mean) * scale + norm.bias
+    convolution, norm = cast("nn.Conv2d | nn.Conv3d", block[0]), block[1]
+    weight, bias = convolution.weight.flatten(1), cast("Tensor", convolution.bias)
+    if not isinstance(norm, (nn.BatchNorm2d, nn.BatchNorm3d)):
+        return weight, bias  # already folded
+    mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return weight * scale[:, None], (bias - mean) * scale + norm.bias

@@ -1,6 +1,7 @@
 """Watching the stages of a network from outside: one hook, used for numeric checks, goldens and timing."""
 
-from typing import Protocol
+import time
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,34 @@ class StageObserver(Protocol):
 
 def ignore_stages(stage: str, value: Tensor) -> None:
     """The observer that does nothing."""
+
+
+class StageTimer:
+    """Milliseconds between successive stages, measured on the device that computes them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._marks: list[tuple[str, Any]] = [("", self._now())]
+
+    def __call__(self, stage: str, value: Tensor) -> None:
+        self._marks.append((stage, self._now()))
+
+    def _now(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def stages_ms(self) -> dict[str, float]:
+        """Time per stage in order; waits for the device."""
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        pairs = zip(self._marks, self._marks[1:], strict=False)
+        return {name: self._elapsed(before, after) for (_, before), (name, after) in pairs}
+
+    def _elapsed(self, before: Any, after: Any) -> float:
+        return before.elapsed_time(after) if self._on_gpu else (after - before) * 1e3
 
 
 class FiniteMonitor:

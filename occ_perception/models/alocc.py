@@ -3,6 +3,8 @@
 Parameter names are the published ones, so a published ``state_dict`` loads by name.  Source: specs/alocc.md.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
 
@@ -13,8 +15,10 @@ from occ_perception.layers.depth_transfer import (
     mix_known_depth,
 )
 from occ_perception.layers.flow_head import FlowHead, bev_summary, correlation_scores
+from occ_perception.layers.folding import fold_batch_norms
 from occ_perception.layers.history_fusion import (
     HistoryState,
+    HistoryUpdate,
     fuse_history,
     fuse_history_framewise,
     restart_history,
@@ -93,7 +97,7 @@ class ALOcc(nn.Module):
         inputs: ALOccInputs,
         state: ALOccState | None = None,
         observe: StageObserver = ignore_stages,
-        overwrite_state: bool = False,
+        update: HistoryUpdate = "copy",
     ) -> tuple[ALOccOutput, ALOccState]:
         """Images and calibration of one frame, and what the frame before left, to class and flow scores.
 
@@ -101,7 +105,8 @@ class ALOcc(nn.Module):
             inputs: the frame.
             state: returned by the frame before; None for the first frame.
             observe: called with every stage's name and output.
-            overwrite_state: let the new history take the memory of ``state`` (halves the peak; inference only).
+            update: whether the new history gets memory of its own, takes that of ``state`` (half the peak memory), or
+                is not made (the returned history is the old one); "copy" in training mode.
         """
         # Image features, and the stereo match with the previous image.
         features, stereo_features = self.image_features(inputs.images, observe)
@@ -115,7 +120,7 @@ class ALOcc(nn.Module):
             volume = self.pre_process(volume)[0]
             observe("pre0", volume)
         # Align the stored volumes with this frame and fuse them.
-        volume, history = self.fuse_with_history(inputs, volume, state, overwrite_state, observe)
+        volume, history = self.fuse_with_history(inputs, volume, state, update, observe)
         # Encode, and score every voxel against the class prototypes.
         voxels = self.encode(volume, observe)
         logits = self.alocc_head(voxels)
@@ -125,9 +130,19 @@ class ALOcc(nn.Module):
         output = ALOccOutput(logits, flow, flow_logits, depth, context)
         return output, ALOccState(history, stereo_features, flow_map, inputs.cameras.bda)
 
+    def prepare_for_inference(self) -> ALOcc:
+        """Fold the batch normalisations and lay the weights out channels-last; the network cannot be trained after."""
+        fold_batch_norms(self.eval().requires_grad_(False))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
+            elif isinstance(module, nn.Conv3d):
+                module.to(memory_format=torch.channels_last_3d)
+        return self
+
     def image_features(self, images: Tensor, observe: StageObserver) -> tuple[Tensor, Tensor | None]:
         """Images [B, N, 3, H, W] -> neck map [B * N, 256, h, w] and, for stereo variants, C2 [B, N, 256, H/4, W/4]."""
-        stages = self.img_backbone(images.flatten(0, 1))
+        stages = self.img_backbone(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         for index, stage in enumerate(stages if self.config.stereo else stages[1:]):
             observe(f"backbone{index}", stage)
         features = self.img_neck(*stages[1:])
@@ -211,7 +226,7 @@ class ALOcc(nn.Module):
         inputs: ALOccInputs,
         volume: Tensor,
         state: ALOccState | None,
-        overwrite_state: bool,
+        update: HistoryUpdate,
         observe: StageObserver,
     ) -> tuple[Tensor, HistoryState | None]:
         """Mix the current volume with the stored ones, moved into the current frame."""
@@ -226,7 +241,7 @@ class ALOcc(nn.Module):
             fused, history = fuse_history(volume, history, taps, config.frame_interval, *convs)
         else:
             fused, history = fuse_history_framewise(
-                volume, history, taps, config.frame_interval, *convs, in_place=overwrite_state or stored is None
+                volume, history, taps, config.frame_interval, *convs, update="overwrite" if stored is None else update
             )
         observe("hist.fused", fused)
         return fused, history
