@@ -1,5 +1,8 @@
 """Overlays line up with the projection, captions tell the truth, files are written whole or not at all."""
 
+import io
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -186,7 +189,7 @@ def test_the_caption_tells_model_weights_source_stamp_counts_and_notes(monkeypat
     text = "\n".join(written)
     for part in (
         "alocc_2d_mini", "0123abcd", "Occ3D-nuScenes train", "a synthetic drive", "live over ROS 2", "1.000 s",
-        "1 of 2 cameras", "LiDAR", "1 occupied", "0 free", "unknown", "late tf",
+        "1 of 2 cameras", "LiDAR", "1 filled", "0 free", "unknown", "late tf",
     ):  # fmt: skip
         assert part in text
 
@@ -213,15 +216,19 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     write_png(Image.new("RGB", (4, 4), (1, 2, 3)), path)
     before = path.read_bytes()
 
-    def fail_half_way(self, file, **_):
-        file.write(b"half a picture")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Image.Image, "save", fail_half_way)
+    monkeypatch.setattr(os, "fdopen", lambda handle, mode: FullDisk(handle, mode))
     with pytest.raises(OSError, match="disk full"):
         write_png(Image.new("RGB", (4, 4)), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk that has room for seven more bytes."""
+
+    def write(self, data):
+        super().write(data[:7])
+        raise OSError("disk full")
 
 
 def has_color(image, color):

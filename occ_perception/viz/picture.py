@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import tempfile
+import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from occ_perception.files import write_whole
 from occ_perception.frame import Frame
 from occ_perception.models import LIDAR_CARVING
 from occ_perception.occupancy import ModelInfo, Occupancy
@@ -23,8 +22,6 @@ from occ_perception.viz.drawing import banner, legend_block, stacked, text_block
 from occ_perception.viz.overlay import overlay_sheet
 from occ_perception.viz.scene import scene
 from occ_perception.viz.solids import FLOOR_BAND_M
-
-logger = logging.getLogger(__name__)
 
 UNTRAINED = "UNTRAINED WEIGHTS - NOT PERCEPTION"
 _NOTE = (240, 180, 80)
@@ -113,11 +110,11 @@ def _caption(width: int, title: str, occupancy: Occupancy, origin: Origin) -> Im
 
 
 def count_text(occupancy: Occupancy) -> str:
-    """How many voxels are occupied, free and unknown, in words."""
+    """How many voxels hold a class, are free, and are unknown, in words."""
     counts = occupancy.counts()
     free, unknown, total = counts["free"], counts["unknown"], occupancy.grid.num_voxels
     return (
-        f"voxels: {total - free - unknown:,} occupied, {free:,} free ({free / total:.1%}), "
+        f"voxels: {total - free - unknown:,} filled, {free:,} free ({free / total:.1%}), "
         f"{unknown:,} unknown ({unknown / total:.1%})"
     )
 
@@ -154,19 +151,11 @@ def _one_torch_thread() -> Iterator[None]:
 
 
 def write_png(image: Image.Image, path: Path) -> None:
-    """Write a PNG, whole or not at all; folders are made.
+    """Write a PNG, whole or not at all (see `write_whole`).
 
     Raises:
         OSError: it cannot be written; whatever was at ``path`` is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            image.save(file, format="PNG", optimize=False)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    logger.debug("wrote %s", path)
+    encoded = io.BytesIO()
+    image.save(encoded, format="PNG")
+    write_whole(path, encoded.getvalue())
