@@ -1,7 +1,7 @@
 """Which voxels do beams pass through?  Exact, for all beams at once, without stepping along any of them.
 
 A segment visits its start voxel and then one more voxel at every grid plane it crosses.  The crossings of one beam
-with the planes of one axis (a *run*) are evenly spaced: crossing ``j`` enters a cell of that axis that is known exactly,
+with the planes of one axis (a *run*) are evenly spaced: crossing ``j`` enters a cell of that axis known exactly,
 as an integer, at a position along the other two axes that is linear in ``j``.  So the voxels visited are three
 arithmetic progressions per beam, and the order along the beam does not matter (Amanatides and Woo 1987 walk the same
 crossings one by one).  Runs of similar length are evaluated together in small blocks that stay in the cache.

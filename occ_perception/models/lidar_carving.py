@@ -1,0 +1,289 @@
+"""LiDAR carving: what a LiDAR alone can know of the space around a vehicle, with no weights and nothing learned.
+
+A voxel is
+
+* **occupied** where a beam ended,
+* **ground** where beams ended on the ground only (`occ_perception.ops.ground`),
+* **free** where a beam passed through and none ended (`occ_perception.ops.ray_traversal`, exact),
+* **unknown** everywhere else.
+
+Free says that a beam passed, not that every litre was seen to be empty: a voxel is a block of 0.4 m.
+
+Past sweeps (`occ_perception.models.lidar_memory`) fill in what this sweep does not look at.  Newer evidence wins: a
+beam through a voxel erases an earlier return in it, so what moves leaves no trail; a return in this sweep outweighs
+any beam.  Where old returns and old beams meet in a voxel, the return stands until a sweep looks through the voxel.
+
+Where a beam starts: sweeps come motion compensated, their points are where they were at the sweep's stamp, but each
+beam left from where the sensor was when it was fired.  With ``LidarSweep.offsets_s`` and the vehicle's motion (from the
+second frame on) origins are moved there.  Without, all beams are taken to start at the sensor's position at the stamp.
+Then origins of beams fired early are off by up to speed x sweep time (nuScenes: 0.45 m at 9 m/s), and free space is,
+by that much next to the sensor and less towards the return, in proportion to the distance that is left.
+
+Not handled: rain, snow, dust and mirrors. They make returns in the air (occupied) and beams behind walls (free).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from occ_perception.errors import ConfigurationError, InvalidInputError
+from occ_perception.frame import Frame, LidarSweep
+from occ_perception.geometry import OCC3D_GRID, VoxelGrid, check_rigid, inverse, transform_points
+from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput
+from occ_perception.models.lidar_memory import (
+    Beams,
+    CarvingMemory,
+    Returns,
+    join_beams,
+    newest_per_part,
+    no_beams,
+    voxels_of,
+)
+from occ_perception.occupancy import ModelInfo, Visibility
+from occ_perception.ontology import FREE, GEOMETRY, UNKNOWN
+from occ_perception.ops.ground import Footprint, GroundSettings, fit_ground, hit_labels
+from occ_perception.ops.ray_traversal import last_beam_through
+
+logger = logging.getLogger(__name__)
+
+_OCCUPIED, _GROUND = GEOMETRY.id_of("occupied"), GEOMETRY.id_of("ground")
+
+
+@dataclass(frozen=True)
+class OwnVehicle:
+    """Box around the vehicle in its own frame (base_link on the ground below the rear axle), metres.
+
+    Returns inside are the vehicle itself, whatever their height below ``top``.  The default fits nuScenes' Renault Zoe
+    (4.1 m x 1.7 m, LiDAR on the roof at 1.84 m) with the shift that motion compensation gives to returns that in truth
+    ride along: a quarter of its sweeps are returns on its own roof.
+    """
+
+    rear: float = -1.1
+    front: float = 4.1
+    half_width: float = 1.1
+    top: float = 2.1
+
+    def contains(self, points: np.ndarray) -> np.ndarray:
+        """bool [N]: which points (float [N, 3], vehicle frame) are on the vehicle."""
+        x, y, z = points.T
+        return (x > self.rear) & (x < self.front) & (np.abs(y) < self.half_width) & (z < self.top)
+
+
+@dataclass(frozen=True)
+class LidarCarvingConfig:
+    """Everything there is to set; the defaults are for nuScenes-like vehicles.
+
+    Attributes:
+        grid: geometry of the output, vehicle frame.
+        own_vehicle: where returns are the vehicle itself.
+        min_range, max_range: distance from the sensor outside which returns are not trusted, metres.
+        past_sweeps: how many sweeps before this one take part, at most.
+        max_age_s: how old their stamps may be, seconds.
+        ground: what counts as ground.
+        ground_height: of the ground the vehicle stands on, in its frame, metres (0: base_link is on the ground).
+    """
+
+    grid: VoxelGrid = OCC3D_GRID
+    own_vehicle: OwnVehicle = field(default_factory=OwnVehicle)
+    min_range: float = 1.0
+    max_range: float = 300.0
+    past_sweeps: int = 10
+    max_age_s: float = 1.0
+    ground: GroundSettings = field(default_factory=GroundSettings)
+    ground_height: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_range < self.max_range:
+            raise ConfigurationError(f"expected 0 <= min_range < max_range, got {self.min_range}, {self.max_range}")
+        if not 0 <= self.past_sweeps <= 1000 or self.max_age_s < 0:
+            raise ConfigurationError(
+                f"expected past_sweeps 0..1000 and max_age_s >= 0, got {self.past_sweeps}, {self.max_age_s}"
+            )
+
+
+class LidarCarving:
+    """A `PerceptionModel` that carves free space with LiDAR beams; runs on one CPU core."""
+
+    image_spec: ImageSpec | None = None
+    uses_lidar = True
+    history_interval_s = 0.0
+
+    def __init__(self, config: LidarCarvingConfig | None = None) -> None:
+        self.config = config or LidarCarvingConfig()
+        self.info = ModelInfo("lidar-carving", GEOMETRY, self.config.grid)
+
+    def step(self, inputs: ModelInput, state: Any, prev_ego_from_ego: Tensor | None) -> ModelOutput:
+        """Carve one frame; see `PerceptionModel.step`.
+
+        A frame without LiDAR shows what is remembered and not yet too old; the rest is unknown.
+
+        Raises:
+            InvalidInputError: point times that are not one per point, or a pose that is not a rigid transform.
+        """
+        frame, grid, clock = inputs.frame, self.config.grid, _StageClock()
+        motion = _Motion.since(state, frame.stamp_ns, prev_ego_from_ego)
+        with clock.stage("recall"):
+            past = self._recall(frame, state, motion)
+        with clock.stage("returns"):
+            now = self._beams(frame, motion)
+        with clock.stage("ground"):
+            occupied, ground, hits = self._hits(now)
+        with clock.stage("traversal"):
+            beams = join_beams(past.beams, now)
+            # This sweep ranks above the others, even if it comes late or twice.
+            rank = np.concatenate([past.beams.rank(), np.full(len(now.ends), len(past.sweeps_ns))])
+            newest = last_beam_through(beams.origins, beams.ends, grid, rank)
+        with clock.stage("fusion"):
+            seen_through = (newest >= len(past.beams.ends)) & ~occupied
+            returns, voxels = self._still_standing(past.returns, seen_through)
+            occupied.ravel()[voxels[~returns.ground]] = True
+            ground.ravel()[voxels[returns.ground]] = True
+            ground &= ~occupied
+            free = (newest >= 0) & ~occupied & ~ground
+            output = _output(occupied, ground, free)
+        with clock.stage("remember"):
+            output.state = CarvingMemory(
+                frame.stamp_ns,
+                tuple(sorted({*past.sweeps_ns, *now.sweep_ns[:1].tolist()})),
+                newest_per_part(hits, returns, grid),
+                beams.select(_named(newest[free], len(beams.ends))),
+            )
+        output.state_frames = len(past.sweeps_ns)
+        output.stages_ms = clock.milliseconds
+        return output
+
+    def _recall(self, frame: Frame, state: CarvingMemory | None, motion: _Motion | None) -> CarvingMemory:
+        """What is remembered, in this frame's vehicle frame."""
+        if state is None or motion is None:
+            return CarvingMemory(frame.stamp_ns)
+        return state.at(frame.stamp_ns, motion.ego_from_prev_ego, self.config.past_sweeps, self.config.max_age_s)
+
+    def _beams(self, frame: Frame, motion: _Motion | None) -> Beams:
+        """All usable beams of the frame's sweeps, float64 in the vehicle frame at the anchor stamp."""
+        newest_ns = max((sweep.stamp_ns for sweep in frame.lidar), default=frame.stamp_ns)
+        beams = no_beams()
+        for sweep in frame.lidar:
+            if frame.stamp_ns - sweep.stamp_ns > self.config.max_age_s * 1e9:
+                logger.warning("LiDAR sweep left out: %.3f s old", (frame.stamp_ns - sweep.stamp_ns) * 1e-9)
+                continue
+            points, offsets_s = self._usable(sweep)
+            anchor_from_sweep = _anchor_from_sweep(frame, sweep)
+            ends = transform_points(anchor_from_sweep, points)
+            sensor = transform_points(anchor_from_sweep, sweep.ego_from_lidar[None, :3, 3])
+            if motion is not None and offsets_s is not None:
+                sensor = sensor + offsets_s[:, None] * motion.velocity_of(sensor[0])
+            stamps = np.full(len(ends), newest_ns)  # of several LiDARs in a set: one sweep, as far as memory goes
+            beams = join_beams(beams, Beams(np.broadcast_to(sensor, ends.shape), ends, stamps))
+        return beams
+
+    def _usable(self, sweep: LidarSweep) -> tuple[np.ndarray, np.ndarray | None]:
+        """Points that are finite, in range and not the vehicle itself, float64 in its frame at the sweep, and times.
+
+        Raises:
+            InvalidInputError: the times are not one per point.
+        """
+        offsets_s = sweep.offsets_s
+        if offsets_s is not None and offsets_s.shape != (len(sweep.points),):
+            raise InvalidInputError(
+                f"LiDAR sweep: expected {len(sweep.points)} point times, got shape {offsets_s.shape}"
+            )
+        points = sweep.points[:, :3].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            distance = np.linalg.norm(points, axis=1)
+            usable = (distance >= self.config.min_range) & (distance <= self.config.max_range)  # not if NaN
+        ego_from_lidar = check_rigid(sweep.ego_from_lidar, "ego_from_lidar")
+        points = transform_points(ego_from_lidar, points[usable])
+        other = ~self.config.own_vehicle.contains(points)
+        if offsets_s is None:
+            return points[other], None
+        return points[other], np.nan_to_num(offsets_s[usable][other].astype(np.float64), posinf=0.0, neginf=0.0)
+
+    def _hits(self, beams: Beams) -> tuple[np.ndarray, np.ndarray, Returns]:
+        """Where beams end inside the grid: (occupied, ground) bool [X, Y, Z], and what to remember of it."""
+        grid, vehicle = self.config.grid, self.config.own_vehicle
+        footprint = Footprint(
+            (vehicle.rear, -vehicle.half_width), (vehicle.front, vehicle.half_width), self.config.ground_height
+        )
+        surface = fit_ground(beams.ends, grid, footprint, self.config.ground)
+        voxels, inside = voxels_of(beams.ends, grid)
+        points, voxels = beams.ends[inside], voxels[inside]
+        occupied, ground = hit_labels(points, voxels, surface, grid, self.config.ground)
+        return occupied, ground, Returns(points, ground.ravel()[voxels], beams.sweep_ns[inside])
+
+    def _still_standing(self, returns: Returns, seen_through: np.ndarray) -> tuple[Returns, np.ndarray]:
+        """Remembered returns in the grid, all but ground only where no beam and not the vehicle has gone through.
+
+        Returns:
+            (returns, int64 linear indices of their voxels)
+        """
+        voxels, inside = voxels_of(returns.points, self.config.grid)
+        gone = seen_through.ravel()[voxels] | self.config.own_vehicle.contains(returns.points)
+        standing = inside & (returns.ground | ~gone)
+        return returns.select(standing), voxels[standing]
+
+
+@dataclass(frozen=True)
+class _Motion:
+    """How the vehicle moved since the state's frame."""
+
+    ego_from_prev_ego: np.ndarray  # float64 [4, 4]
+    elapsed_s: float
+
+    @classmethod
+    def since(cls, state: CarvingMemory | None, stamp_ns: int, prev_ego_from_ego: Tensor | None) -> _Motion | None:
+        if state is None or prev_ego_from_ego is None or stamp_ns <= state.stamp_ns:
+            return None
+        transform = check_rigid(prev_ego_from_ego.cpu().numpy(), "prev_ego_from_ego")
+        return cls(inverse(transform), (stamp_ns - state.stamp_ns) * 1e-9)
+
+    def velocity_of(self, mount: np.ndarray) -> np.ndarray:
+        """Mean velocity over ground of a point of the vehicle ([3], metres), turning included, m/s [3]."""
+        return (mount - transform_points(self.ego_from_prev_ego, mount[None])[0]) / self.elapsed_s
+
+
+def _anchor_from_sweep(frame: Frame, sweep: LidarSweep) -> np.ndarray:
+    """From the vehicle at the sweep's stamp to the vehicle at the anchor stamp; identity if a pose is missing."""
+    if frame.odom_from_ego is None or sweep.odom_from_ego is None:
+        return np.eye(4)
+    return inverse(frame.odom_from_ego) @ check_rigid(sweep.odom_from_ego, "odom_from_ego of the LiDAR sweep")
+
+
+def _named(indices: np.ndarray, count: int) -> np.ndarray:
+    """bool [count]: which of 0..count-1 occur."""
+    named = np.zeros(count, bool)
+    named[indices] = True
+    return named
+
+
+def _output(occupied: np.ndarray, ground: np.ndarray, free: np.ndarray) -> ModelOutput:
+    semantics = np.full(occupied.shape, UNKNOWN, np.uint8)
+    visibility = np.full(occupied.shape, Visibility.UNKNOWN, np.uint8)
+    for mask, class_id, seen in (
+        (free, FREE, Visibility.FREE_SEEN),
+        (ground, _GROUND, Visibility.OCCUPIED_SEEN),
+        (occupied, _OCCUPIED, Visibility.OCCUPIED_SEEN),
+    ):
+        semantics[mask], visibility[mask] = class_id, seen
+    return ModelOutput(torch.from_numpy(semantics), torch.from_numpy(visibility))
+
+
+class _StageClock:
+    """Wall time by stage."""
+
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.milliseconds[name] = (time.perf_counter() - start) * 1e3
