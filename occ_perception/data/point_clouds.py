@@ -18,6 +18,7 @@ POINT_FIELD_TYPES: dict[int, np.dtype] = {
 """sensor_msgs/PointField datatype codes as numpy types."""
 POINT_FIELD_CODES: dict[np.dtype, int] = {dtype: code for code, dtype in POINT_FIELD_TYPES.items()}
 """The other way round."""
+_LARGEST_POINT = 2**31 - 1  # NumPy's limit
 
 
 def point_cloud_view(message: Any) -> np.ndarray:
@@ -26,10 +27,7 @@ def point_cloud_view(message: Any) -> np.ndarray:
     Raises:
         InvalidInputError: fields that do not fit into a point, or fewer bytes than width, height and steps ask for.
     """
-    layout = _layout(message)
     width, height, row_step = message.width, message.height, message.row_step
-    if width * height == 0:
-        return np.empty(0, layout)
     if height == 1:
         row_step = width * message.point_step  # many drivers leave row_step 0
     if row_step < width * message.point_step or len(message.data) < height * row_step:
@@ -37,6 +35,9 @@ def point_cloud_view(message: Any) -> np.ndarray:
             f"PointCloud2: {width}x{height} points of {message.point_step} bytes with a row step of {message.row_step} "
             f"do not fit {len(message.data)} bytes"
         )
+    layout = _layout(message)
+    if width * height == 0:
+        return np.empty(0, layout)
     rows = np.frombuffer(message.data, np.uint8, height * row_step).reshape(height, row_step)
     packed = np.ascontiguousarray(rows[:, : width * message.point_step])  # copies only if rows are padded
     return packed.reshape(-1).view(layout)
@@ -85,17 +86,18 @@ def pack_rgb(colors: np.ndarray) -> np.ndarray:
 
 def _layout(message: Any) -> np.dtype:
     """Memory layout of one point, from the fields of the message."""
-    names, formats, offsets = [], [], []
+    names, formats, ends = [], [], []
     for field in message.fields:
         if field.datatype not in POINT_FIELD_TYPES:
             raise InvalidInputError(f"PointCloud2: field '{field.name}' has the unknown datatype {field.datatype}")
-        code = POINT_FIELD_TYPES[field.datatype].newbyteorder(">" if message.is_bigendian else "<").str
+        scalar = POINT_FIELD_TYPES[field.datatype].newbyteorder(">" if message.is_bigendian else "<")
+        count = max(field.count, 1)  # some drivers leave it 0
         names.append(field.name)
-        formats.append(code if field.count <= 1 else f"({field.count},){code}")
-        offsets.append(field.offset)
-    ends = [offset + np.dtype(code).itemsize for offset, code in zip(offsets, formats, strict=True)]
-    if not names or len(set(names)) != len(names) or max(ends) > message.point_step:
+        formats.append((scalar, (count,)) if count > 1 else scalar)
+        ends.append(field.offset + count * scalar.itemsize)
+    if not names or len(set(names)) != len(names) or not max(ends) <= message.point_step <= _LARGEST_POINT:
         raise InvalidInputError(
             f"PointCloud2: expected distinct fields within {message.point_step} bytes, got {names} ending at {ends}"
         )
+    offsets = [field.offset for field in message.fields]
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": message.point_step})

@@ -73,7 +73,8 @@ def occupancy_from_message(message: VoxelGridMessage) -> Occupancy:
     """Take a grid from the wire.
 
     Arrays may share memory with the message.  In the sparse form the voxels that are not listed get confidence 0, flow
-    0 and no instance.  What the message does not carry (objects, timings, notes) is empty.
+    0 and no instance (and if none is listed, those fields are None).  What the message does not carry (objects,
+    timings, notes) is empty.
 
     Raises:
         InvalidInputError: the message contradicts itself or its own documentation (which field, expected, got).
