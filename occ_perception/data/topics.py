@@ -51,7 +51,7 @@ class SensorTopics:
     """What was found.
 
     Attributes:
-        cameras: those with a calibration topic, sorted by name.
+        cameras: those with a calibration, sorted by name.
         uncalibrated: those without.
         lidar: topic of the LiDAR that is taken, or None; other_clouds: point clouds that are not.
         transforms: whether /tf and /tf_static are there.
@@ -77,7 +77,11 @@ class SensorTopics:
 
 
 def detect_topics(
-    topics: Iterable[tuple[str, str]], cameras: Sequence[str] = (), lidar: str | None = None, where: str = "here"
+    topics: Iterable[tuple[str, str]],
+    cameras: Sequence[str] = (),
+    lidar: str | None = None,
+    where: str = "here",
+    calibrated: Sequence[str] = (),
 ) -> SensorTopics:
     """Find cameras with their calibration, and the LiDAR.
 
@@ -86,6 +90,7 @@ def detect_topics(
         cameras: names or image topics to take; empty = all that have a calibration.
         lidar: topic (or its namespace, e.g. ``lidar_top``) to take; None = the likeliest; "" = none.
         where: for messages, e.g. "bag drive.mcap".
+        calibrated: names of cameras whose calibration is known without a topic.
 
     Raises:
         DatasetError: something asked for is not there; the message lists what is there and what was wanted.
@@ -96,7 +101,7 @@ def detect_topics(
     if missing:
         raise _not_found(known, f"cameras {missing} (found: {[c.name for c in found]})", where)
     chosen = [c for c in found if not cameras or c.name in cameras or c.image in cameras]
-    uncalibrated = tuple(c for c in chosen if c.info is None)
+    uncalibrated = tuple(c for c in chosen if c.info is None and c.name not in calibrated)
     if cameras and uncalibrated:
         wanted = [f"{_namespace(c.image)}/camera_info" for c in uncalibrated]
         raise _not_found(known, f"the calibration topics {wanted} of the cameras asked for", where)
@@ -106,7 +111,7 @@ def detect_topics(
         raise _not_found(known, f"LiDAR '{lidar}' (point clouds: {clouds})", where)
     types = dict(known)
     return SensorTopics(
-        cameras=tuple(c for c in chosen if c.info is not None),
+        cameras=tuple(c for c in chosen if c not in uncalibrated),
         uncalibrated=uncalibrated,
         lidar=taken,
         other_clouds=tuple(c for c in clouds if c != taken),
@@ -126,6 +131,13 @@ def require_sensors(found: SensorTopics, topics: Iterable[tuple[str, str]], wher
     if not found.has_tf_static and not found.has_tf:
         raise _not_found(topics, "/tf_static or /tf (where the sensors are mounted)", where)
     return found
+
+
+def lidar_name(topic: str, cameras: Sequence[str] = ()) -> str:
+    """Name of a LiDAR: its topic's namespace, "lidar" if that says nothing; never that of a camera."""
+    parts = topic.strip("/").split("/")
+    name = parts[-2] if len(parts) > 1 else "lidar"
+    return f"{name}_lidar" if name in cameras else name
 
 
 def detect_frames(tree: TransformTree, sensor_frames: Sequence[str]) -> tuple[str, str | None]:

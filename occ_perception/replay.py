@@ -1,0 +1,253 @@
+"""Run perception on a bag without ROS: the node's own synchroniser and assembler, driven by the bag's log time.
+
+No clock is read and nothing is skipped, so a bag always gives the same frames and the same grids; they are those of
+the live node for the sets that it had time for.
+
+    for occupancy in replay("drive", session): ...
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from occ_perception.assembler import Assembler, Late, Measurement
+from occ_perception.calibration import load_calibration
+from occ_perception.data.bag_reader import BagReader
+from occ_perception.data.sensor_messages import camera_from_message, stamp_to_ns
+from occ_perception.data.topics import CameraTopics, detect_topics, lidar_name, require_sensors
+from occ_perception.errors import DatasetError, InvalidInputError, OccPerceptionError
+from occ_perception.files import write_whole
+from occ_perception.frame import Frame
+from occ_perception.measurements import image_measurement, lidar_measurement
+from occ_perception.occupancy import Occupancy
+from occ_perception.parameters import AUTO, NONE, Parameters
+from occ_perception.session import Session
+from occ_perception.synchroniser import SyncedSet, Synchroniser
+
+logger = logging.getLogger(__name__)
+
+_Handler = Callable[[Any, int], list[SyncedSet[Measurement]]]
+
+
+class BagFrames:
+    """The frames of a bag, in order; iterate once.
+
+    Args:
+        bag: an open bag.
+        parameters: as for the node.
+        images, lidar: whether they are of any use (see `Session`).
+
+    Attributes:
+        cameras: topics of the cameras that are taken.
+        lidar: topic of the LiDAR that is taken, "" if none.
+        synchroniser, assembler: what made the frames, with their counts of drops.
+        unreadable: messages that could not be read, by topic.
+
+    Raises:
+        DatasetError: the bag lacks what was asked for; the message lists its topics.
+        ConfigurationError: parameters that contradict each other or the bag.
+    """
+
+    def __init__(
+        self, bag: BagReader, parameters: Parameters | None = None, images: bool = True, lidar: bool = True
+    ) -> None:
+        self._bag = bag
+        self._parameters = parameters = parameters or Parameters()
+        calibration = load_calibration(parameters.calibration_file) if parameters.calibration_file else None
+        with_images = parameters.wants_cameras and (images or bool(parameters.camera_names))
+        asked_lidar = None if parameters.lidar == AUTO else parameters.lidar
+        found = detect_topics(
+            bag.topic_types,
+            parameters.camera_names if with_images else (),
+            "" if not lidar or parameters.lidar == NONE else asked_lidar,
+            where=f"bag {bag.path}",
+            calibrated=tuple(calibration.rig) if calibration else (),
+        )
+        self.cameras: tuple[CameraTopics, ...] = found.cameras if with_images else ()
+        self.lidar = found.lidar or ""
+        if not self.cameras and not self.lidar:
+            require_sensors(found, bag.topic_types, f"bag {bag.path}")
+            raise DatasetError(f"bag {bag.path}: it has sensors, but none that the model can use")
+        names = tuple(camera.name for camera in self.cameras)
+        self._lidar_name = lidar_name(self.lidar, names) if self.lidar else ""
+        self.synchroniser: Synchroniser[Measurement] = Synchroniser(
+            parameters.synchronisation(names, self._lidar_name, images)
+        )
+        self.assembler = Assembler(parameters.assembly(), names)
+        if calibration is not None:
+            for name in set(names) & set(calibration.rig):
+                self.assembler.set_camera(name, calibration.rig[name], None)
+            if calibration.ego_from_lidar is not None:
+                self.assembler.set_lidar_mount(calibration.ego_from_lidar)
+        self.unreadable: dict[str, int] = {}
+        self._waiting: deque[SyncedSet[Measurement]] = deque()
+        self._handlers = self._route()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames as soon as log time allows; the rest at the end of the bag."""
+        for message in self._bag.messages(self._handlers):
+            now_ns = message.log_time_ns
+            try:
+                decoded = self._bag.decode(message)
+                self._waiting += self._handlers[message.topic](decoded, now_ns)
+            except InvalidInputError as error:
+                self.unreadable[message.topic] = self.unreadable.get(message.topic, 0) + 1
+                logger.warning("message left out: %s", error)
+            yield from self._assembled(now_ns)
+        while (deadline_ns := self.synchroniser.next_deadline_ns) is not None:
+            self._waiting += self.synchroniser.poll(deadline_ns)
+        yield from self._assembled(None)
+
+    def _assembled(self, now_ns: int | None) -> Iterator[Frame]:
+        """Frames of the waiting sets, in order; at the end of the bag (None) whatever they lack."""
+        patience_ns = round(self._parameters.tf_timeout * 1e9)
+        while self._waiting:
+            give_up = now_ns is None or now_ns >= self._waiting[0].closed_ns + patience_ns
+            frame = self.assembler.assemble(self._waiting[0], give_up)
+            if isinstance(frame, Late):
+                return
+            self._waiting.popleft()
+            yield frame
+
+    # -- what each topic means
+
+    def _route(self) -> dict[str, _Handler]:
+        handlers: dict[str, _Handler] = {
+            "/tf": lambda message, now: self._take_transforms(message, now, static=False),
+            "/tf_static": lambda message, now: self._take_transforms(message, now, static=True),
+        }
+        for camera in self.cameras:
+            if camera.info is not None:
+                handlers[camera.info] = self._calibration_handler(camera)
+            handlers[camera.image] = self._image_handler(camera.name)
+        if self.lidar:
+            handlers[self.lidar] = self._take_points
+        return handlers
+
+    def _take_transforms(self, message: Any, now_ns: int, static: bool) -> list[SyncedSet[Measurement]]:
+        for stamped in message.transforms:
+            t, q = stamped.transform.translation, stamped.transform.rotation
+            self.assembler.add_transform(
+                stamped.header.frame_id,
+                stamped.child_frame_id,
+                stamp_to_ns(stamped.header.stamp),
+                (t.x, t.y, t.z),
+                (q.x, q.y, q.z, q.w),
+                static,
+            )
+        return self.synchroniser.poll(now_ns)
+
+    def _calibration_handler(self, camera: CameraTopics) -> _Handler:
+        setting = self._parameters.rectified
+        rectified = camera.rectified if setting == AUTO else setting == "yes"
+
+        def take(message: Any, now_ns: int) -> list[SyncedSet[Measurement]]:
+            calibrated = camera_from_message(message, np.eye(4), rectified=rectified)
+            self.assembler.set_camera(camera.name, calibrated, message.header.frame_id)
+            return self.synchroniser.poll(now_ns)
+
+        return take
+
+    def _image_handler(self, name: str) -> _Handler:
+        def take(message: Any, now_ns: int) -> list[SyncedSet[Measurement]]:
+            stamp_ns = stamp_to_ns(message.header.stamp)
+            return self.synchroniser.add(name, stamp_ns, now_ns, image_measurement(message, stamp_ns))
+
+        return take
+
+    def _take_points(self, message: Any, now_ns: int) -> list[SyncedSet[Measurement]]:
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        return self.synchroniser.add(self._lidar_name, stamp_ns, now_ns, lidar_measurement(message))
+
+
+def replay(path: str | os.PathLike[str], session: Session, parameters: Parameters | None = None) -> Iterator[Occupancy]:
+    """Grids of a bag; frames the session refuses are logged and left out.
+
+    Args:
+        path: bag folder or file.
+        session: what perceives; it is not reset first.
+        parameters: as for the node; its model settings are not looked at.
+
+    Raises:
+        DatasetError: see `BagFrames`; or no frame could be made or perceived at all (the message says why).
+    """
+    with BagReader(path) as bag:
+        frames = BagFrames(bag, parameters, session.needs_images, session.model.uses_lidar)
+        perceived, last_error = 0, ""
+        for frame in frames:
+            try:
+                occupancy = session.step(frame)
+            except OccPerceptionError as error:
+                last_error = str(error)
+                logger.warning("frame at %d left out: %s", frame.stamp_ns, error)
+                continue
+            perceived += 1
+            yield occupancy
+        if bag.damage:
+            logger.warning("bag %s: %s", path, bag.damage)
+        if not perceived:
+            sync = frames.synchroniser
+            why = (
+                last_error or f"no set of messages was complete; dropped: {dict(sync.drops)} {dict(sync.dropped_sets)}"
+            )
+            raise DatasetError(f"bag {path}: no frame could be perceived: {why}")
+
+
+def replay_to_folder(
+    path: str | os.PathLike[str],
+    session: Session,
+    output: str | os.PathLike[str],
+    parameters: Parameters | None = None,
+) -> int:
+    """Replay a bag into one ``<stamp_ns>.npz`` per frame (see `save_occupancy`); returns their number.
+
+    Raises:
+        DatasetError: see `replay`, or a file cannot be written.
+    """
+    count = 0
+    for occupancy in replay(path, session, parameters):
+        save_occupancy(Path(output) / f"{occupancy.stamp_ns}.npz", occupancy)
+        count += 1
+    return count
+
+
+def save_occupancy(path: Path, occupancy: Occupancy) -> None:
+    """Write a grid as .npz, whole or not at all.
+
+    Arrays ``semantics``, ``visibility``, and where the model gives them ``confidence``, ``flow``, ``instances``,
+    ``prediction``, indexed [x, y, z]; with ``stamp_ns``, ``origin``, ``voxel_size``, ``ontology``, ``class_names``,
+    ``model``, ``weights``.  No objects: read it with ``allow_pickle=False``.
+
+    Raises:
+        DatasetError: it cannot be written.
+    """
+    info, grid = occupancy.info, occupancy.grid
+    arrays = {
+        name: getattr(occupancy, name)
+        for name in ("semantics", "visibility", "confidence", "flow", "instances", "prediction")
+        if getattr(occupancy, name) is not None
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        **arrays,
+        stamp_ns=np.int64(occupancy.stamp_ns),
+        origin=np.array(grid.origin),
+        voxel_size=np.float64(grid.voxel_size),
+        ontology=np.array(info.ontology.name),
+        class_names=np.array(info.ontology.class_names),
+        model=np.array(info.name),
+        weights=np.array(info.weights),
+    )
+    try:
+        write_whole(path, buffer.getvalue())
+    except OSError as error:
+        raise DatasetError(f"cannot write {path}: {error}") from error
