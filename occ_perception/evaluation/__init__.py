@@ -1,0 +1,1 @@
+"""From a model or a folder of predictions to a score that can be quoted; every figure comes from `metrics`."""
