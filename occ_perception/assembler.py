@@ -90,7 +90,6 @@ class Assembler:
     Args:
         config: frames and patience.
         cameras: names of the configured cameras, in order.
-        lidar: name of the LiDAR, "" if there is none.
         tree: where transforms are kept; a new one if not given.
 
     Attributes:
@@ -98,12 +97,11 @@ class Assembler:
     """
 
     def __init__(
-        self, config: AssemblerConfig, cameras: tuple[str, ...], lidar: str = "", tree: TransformTree | None = None
+        self, config: AssemblerConfig, cameras: tuple[str, ...] = (), tree: TransformTree | None = None
     ) -> None:
         self.config = config
-        self.cameras = cameras
-        self.lidar = lidar
         self.tf_resets = 0
+        self._cameras = cameras
         self._tree = tree or TransformTree()
         self._lock = threading.RLock()
         self._newest_tf: dict[str, int] = {}
@@ -115,6 +113,12 @@ class Assembler:
         self._outdated = True
 
     # -- what is known
+
+    def use_cameras(self, names: tuple[str, ...]) -> None:
+        """Change which cameras are configured, and their order; calibrations that came are kept."""
+        with self._lock:
+            self._cameras = names
+            self._outdated = True
 
     def add_transform(
         self,
@@ -264,7 +268,7 @@ class Assembler:
         self._outdated = False
         cameras: dict[str, PinholeCamera] = {}
         problems: dict[str, str] = {}
-        for name in self.cameras:
+        for name in self._cameras:
             if name not in self._calibrations:
                 problems[name] = "no calibration has come"
                 continue

@@ -25,7 +25,7 @@ def camera(width=800, height=450):
 
 
 def assembler(calibrated=CAMERAS, mounted=(*CAMERAS, "lidar_top"), poses_until=START + SECOND, **config):
-    made = Assembler(AssemblerConfig(**config), CAMERAS, "lidar_top")
+    made = Assembler(AssemblerConfig(**config), CAMERAS)
     for i, name in enumerate(mounted):
         made.add_transform("base_link", name, 0, (1.0 + i, 0.0, 1.5), IDENTITY, static=True)
     for name in calibrated:
@@ -148,6 +148,16 @@ def test_lidar_without_mounting_is_left_out_with_its_reason():
     assert "lidar_top left out: frame 'lidar_top' is unknown" in frame.notes[0]
 
 
+def test_cameras_may_be_configured_later():
+    made = assembler()
+    made.use_cameras(("cam_back",))
+    frame = made.assemble(full_set())
+    assert set(frame.images) == set(frame.rig) == {"cam_back"}
+    assert frame.notes == ("cam_front left out: not a configured camera",)
+    made.use_cameras(("cam_back", "cam_front"))
+    assert tuple(made.assemble(full_set()).rig) == ("cam_back", "cam_front")
+
+
 def test_unreadable_messages_and_missing_sensors_are_noted():
     bad = a_set(
         cam_front=(0, image()),
@@ -199,7 +209,7 @@ def test_mounting_over_tf_is_used_and_steady():
 
 
 def test_calibration_from_a_file_needs_no_transforms():
-    made = Assembler(AssemblerConfig(), CAMERAS, "lidar_top")
+    made = Assembler(AssemblerConfig(), CAMERAS)
     mount = rigid_from_rotation(np.eye(3), [0.5, 0, 1])
     made.set_camera("cam_front", PinholeCamera(K, mount, 800, 450), None)
     made.set_lidar_mount(mount)

@@ -1,0 +1,171 @@
+"""The state of the node as diagnostic_msgs/DiagnosticArray: what an operator asks first, in words and numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.qos import QoSProfile
+
+from occ_perception.ros.monitor import SensorRecord
+from occ_perception.synchroniser import Drop, Synchroniser
+
+if TYPE_CHECKING:
+    from occ_perception.ros.perception_node import PerceptionNode
+
+OK, WARN, ERROR, STALE = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE)
+
+_RECENT_S = 5.0
+_HARMLESS = (Drop.SURPLUS,)
+
+
+class DiagnosticsPublisher:
+    """Publishes the node's state on /diagnostics; runs on the executor's thread.
+
+    Args:
+        node: whose state.
+    """
+
+    def __init__(self, node: PerceptionNode) -> None:
+        self._node = node
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
+
+    def publish(self) -> None:
+        """Publish the state now."""
+        message = DiagnosticArray(status=statuses(self._node))
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(message)
+
+
+def statuses(node: PerceptionNode) -> list[DiagnosticStatus]:
+    """One status each for the model, the sets, every sensor, the transforms and the latencies."""
+    now_ns = node.get_clock().now().nanoseconds
+    channel = node.model_channel
+    found = [_model(node), _sets(node)]
+    problems = node.assembler.problems
+    for camera in node.plan.camera_names:
+        found.append(_sensor(node, camera, channel.synchroniser if channel else None, problems.get(camera, "")))
+    if node.plan.lidar:
+        lidar_channel = node.fallback_channel if channel is None or node.fallback_channel else channel
+        found.append(_sensor(node, node.plan.lidar_name, lidar_channel.synchroniser if lidar_channel else None, ""))
+    found += [_transforms(node, now_ns), _latency(node)]
+    for status in found:
+        status.name = f"{node.get_name()}: {status.name}"
+        status.hardware_id = node.get_fully_qualified_name()
+    return found
+
+
+def _status(name: str, level: bytes, message: str, values: Mapping[str, Any]) -> DiagnosticStatus:
+    pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+    return DiagnosticStatus(name=name, level=level, message=message, values=pairs)
+
+
+def _model(node: PerceptionNode) -> DiagnosticStatus:
+    info, last = node.session.model.info, node.monitor.last
+    counts, problems = node.monitor.counted(), node.monitor.recent_problems(_RECENT_S)
+    rate = node.monitor.sensor("output").rate_hz(time.monotonic())
+    values: dict[str, Any] = {
+        "model": info.name,
+        "weights": info.weights,
+        "trained on": info.trained_on or "-",
+        "device": node.session.device,
+        "fallback": node.supervisor.reason or "not active",
+        "grids published": counts.get("published", 0),
+        "rate (Hz)": f"{rate:.2f}",
+        **{key: value for key, value in sorted(counts.items()) if key != "published"},
+    }
+    if last is not None:
+        values |= {
+            "last model": last.info.name,
+            "past frames used": last.temporal.frames,
+            "past dropped because": last.temporal.reset or "-",
+            "cameras used": ", ".join(last.cameras_used) or "-",
+            "LiDAR used": last.lidar_used,
+            "notes": "; ".join(last.notes) or "-",
+        }
+    level, message = OK, f"{rate:.1f} grids a second"
+    if last is None or rate == 0.0:
+        level, message = STALE, node.waiting_for or "no grid lately"
+    if problems:
+        level, message = WARN, "; ".join(f"{topic}: {text}" for topic, text in problems.items())
+    if node.supervisor.reason:
+        level, message = WARN, f"fallback to LiDAR carving: {node.supervisor.reason}"
+    elif "model failed" in problems:
+        level = ERROR
+    return _status("model", level, message, values)
+
+
+def _sets(node: PerceptionNode) -> DiagnosticStatus:
+    channels = [c for c in (node.model_channel, node.fallback_channel) if c is not None]
+    if not channels:
+        return _status("synchronisation", STALE, node.waiting_for or "no sensors", {})
+    values: dict[str, Any] = {}
+    for channel in channels:
+        synchroniser, prefix = channel.synchroniser, "fallback: " if channel.is_fallback else ""
+        values[f"{prefix}anchor"] = synchroniser.anchor
+        values[f"{prefix}time went back"] = synchroniser.resets
+        values |= {f"{prefix}sets dropped, {why.value}": n for why, n in sorted(synchroniser.dropped_sets.items())}
+        values |= {f"{prefix}{sensor}, {why.value}": n for (sensor, why), n in sorted(synchroniser.drops.items())}
+    synchroniser = channels[0].synchroniser
+    preferred = synchroniser.config.preferred_anchor
+    if synchroniser.anchor != preferred:
+        message = f"{preferred} is silent, {synchroniser.anchor} is the anchor instead"
+        return _status("synchronisation", WARN, message, values)
+    return _status("synchronisation", OK, f"anchor {synchroniser.anchor}", values)
+
+
+def _sensor(node: PerceptionNode, name: str, synchroniser: Synchroniser | None, uncalibrated: str) -> DiagnosticStatus:
+    record = node.monitor.sensor(name)
+    now_s = time.monotonic()
+    values: dict[str, Any] = {
+        "rate (Hz)": f"{record.rate_hz(now_s):.2f}",
+        "received": record.received,
+        "unreadable": record.unreadable,
+        "last problem": record.problem or "-",
+    }
+    if synchroniser is not None and name in synchroniser.config.sensors:
+        lag_ns = synchroniser.lag_ns(name)
+        values["newest stamp less the anchor's (ms)"] = "-" if lag_ns is None else f"{lag_ns * 1e-6:.1f}"
+        values |= {
+            f"dropped, {why.value}": n for (sensor, why), n in sorted(synchroniser.drops.items()) if sensor == name
+        }
+    level, message = _sensor_state(record, now_s, node.settings.silent_after, uncalibrated)
+    return _status(f"sensor {name}", level, message, values)
+
+
+def _sensor_state(record: SensorRecord, now_s: float, silent_after_s: float, uncalibrated: str) -> tuple[bytes, str]:
+    if not record.arrivals_s:
+        return STALE, "nothing received yet"
+    silent_s = now_s - record.arrivals_s[-1]
+    if silent_s > silent_after_s:
+        return ERROR, f"silent for {silent_s:.1f} s"
+    if uncalibrated:
+        return ERROR, uncalibrated
+    if now_s - record.problem_s < _RECENT_S:
+        return WARN, record.problem
+    return OK, f"{record.rate_hz(now_s):.1f} Hz"
+
+
+def _transforms(node: PerceptionNode, now_ns: int) -> DiagnosticStatus:
+    last = node.monitor.last
+    missing = node.assembler.odometry_state(last.stamp_ns if last is not None else now_ns)
+    problem = node.monitor.recent_problems(_RECENT_S).get("transforms refused", "")
+    values = {
+        "base frame": node.settings.base_frame,
+        "fixed frame": node.settings.fixed_frame,
+        "time went back": node.assembler.tf_resets,
+        "refused": node.monitor.counted().get("transforms refused", 0),
+    }
+    if problem or missing:
+        message = problem or f"pose of the vehicle not known, so nothing is fused over time: {missing}"
+        return _status("transforms", WARN, message, values)
+    return _status("transforms", OK, "pose of the vehicle known", values)
+
+
+def _latency(node: PerceptionNode) -> DiagnosticStatus:
+    latencies = node.monitor.latencies()
+    values = {f"{stage} (ms)": f"median {m:.2f}, 95 % {p:.2f}, max {x:.2f}" for stage, (m, p, x) in latencies.items()}
+    total = latencies.get("total: anchor received to published")
+    return _status("latency", OK, f"{total[0]:.0f} ms from anchor to grid" if total else "no grid yet", values)

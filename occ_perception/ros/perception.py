@@ -1,0 +1,75 @@
+"""Executable ``perception``: the live node, from start to clean end."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+from occ_perception.errors import OccPerceptionError
+from occ_perception.ros.environment import prepare_process
+
+logger = logging.getLogger(__name__)
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_WAKE_UP_S = 0.2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM.
+
+    Args:
+        argv: arguments without the program's name (``--ros-args ...``); those of the process if not given.
+
+    Returns:
+        Exit status: 0 after a clean end, 2 if the configuration is no good (one line on stderr says why).
+    """
+    prepare_process()  # before rclpy: it reads the environment when it is loaded
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.signals import SignalHandlerOptions
+
+    from occ_perception.ros.perception_node import PerceptionNode
+
+    stop = stop_on_signals()
+    rclpy.init(
+        args=list(sys.argv if argv is None else ["perception", *argv]), signal_handler_options=SignalHandlerOptions.NO
+    )
+    executor = SingleThreadedExecutor()
+    node = None
+    try:
+        node = PerceptionNode()
+        executor.add_node(node)
+        while not stop.is_set():
+            spin_once(executor)
+        return 0
+    except OccPerceptionError as error:
+        print(f"perception: {error}", file=sys.stderr)
+        return 2
+    finally:  # in this order nothing is left in /dev/shm
+        executor.shutdown()
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGINT and SIGTERM set, so that the main loop ends by itself while everything still works."""
+    stop = threading.Event()
+    for number in _STOP_SIGNALS:
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def spin_once(executor: object) -> None:
+    """Run what is ready; a callback that fails is a bug, but no reason to leave the robot without perception."""
+    try:
+        executor.spin_once(timeout_sec=_WAKE_UP_S)  # type: ignore[attr-defined]
+    except Exception:
+        logger.exception("unexpected error in a callback")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

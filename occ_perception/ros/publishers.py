@@ -1,0 +1,167 @@
+"""What the node says: one occupancy in every form somebody listens to."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import Point, Pose, Vector3
+from nav_msgs.msg import OccupancyGrid
+from rclpy.node import Node
+from sensor_msgs.msg import PointCloud2
+from std_msgs.msg import ColorRGBA
+from visualization_msgs.msg import Marker, MarkerArray
+
+from occ_perception.geometry import rigid_from_rotation
+from occ_perception.ground_grid import ground_grid
+from occ_perception.msg import VoxelGrid, VoxelInstanceArray
+from occ_perception.occupancy import Instance, Occupancy
+from occ_perception.parameters import Parameters
+from occ_perception.ros.messages import (
+    instances_to_message,
+    ns_to_stamp,
+    occupancy_to_message,
+    pack_rgb,
+    points_to_message,
+    pose_to_message,
+)
+from occ_perception.ros.qos import OUTPUTS, publisher_events
+
+
+class OccupancyPublishers:
+    """Publishes occupancies; forms nobody subscribed to cost nothing.
+
+    Args:
+        node: whose topics.
+        parameters: encoding, frame and height band.
+        report: told of subscribers whose QoS does not fit.
+    """
+
+    def __init__(self, node: Node, parameters: Parameters, report: Callable[[str], None]) -> None:
+        self._parameters = parameters
+        self._forms: list[tuple[Any, Callable[[Occupancy], Any]]] = []
+        for topic, kind, convert in (
+            ("~/voxels", VoxelGrid, self._voxels),
+            ("~/instances", VoxelInstanceArray, self._instances),
+            ("~/points", PointCloud2, self._points),
+            ("~/markers", MarkerArray, self._markers),
+            ("~/ground_grid", OccupancyGrid, self._ground_grid),
+        ):
+            publisher = node.create_publisher(kind, topic, OUTPUTS, event_callbacks=publisher_events(topic, report))
+            self._forms.append((publisher, convert))
+
+    def publish(self, occupancy: Occupancy) -> None:
+        """Publish in every form that has a subscriber."""
+        for publisher, convert in self._forms:
+            if publisher.get_subscription_count() > 0:
+                publisher.publish(convert(occupancy))
+
+    def _voxels(self, occupancy: Occupancy) -> VoxelGrid:
+        sparse = self._parameters.encoding == "sparse"
+        return occupancy_to_message(occupancy, frame_id=self._parameters.base_frame, sparse=sparse)
+
+    def _instances(self, occupancy: Occupancy) -> VoxelInstanceArray:
+        return instances_to_message(occupancy, frame_id=self._parameters.base_frame)
+
+    def _points(self, occupancy: Occupancy) -> PointCloud2:
+        return points_to_message(occupancy.stamp_ns, self._parameters.base_frame, surface_columns(occupancy))
+
+    def _markers(self, occupancy: Occupancy) -> MarkerArray:
+        return markers_of(occupancy, self._parameters.base_frame)
+
+    def _ground_grid(self, occupancy: Occupancy) -> OccupancyGrid:
+        low, high = self._parameters.ground_grid_min_height, self._parameters.ground_grid_max_height
+        return ground_grid_message(occupancy, self._parameters.base_frame, low, high)
+
+
+def surface_columns(occupancy: Occupancy) -> dict[str, np.ndarray]:
+    """Columns of ~/points: centres of the occupied voxels that touch one that is not.
+
+    x, y, z in metres, rgb packed, label uint8, instance uint16 (0 = none), vx, vy, vz in m/s (NaN where not known).
+    """
+    listed = np.flatnonzero(_surface(occupancy.occupied()))
+    labels = occupancy.semantics.reshape(-1)[listed]
+    centers = occupancy.grid.center_of(listed).astype(np.float32)
+    velocity = np.full((len(listed), 3), np.nan, np.float32)
+    if occupancy.flow is not None:
+        velocity[:, :2] = occupancy.flow.reshape(-1, 2)[listed]
+        velocity[:, 2] = np.where(np.isfinite(velocity[:, 0]), 0.0, np.nan)  # the flow is in the plane
+    instances = occupancy.instances
+    return {
+        **{axis: np.ascontiguousarray(centers[:, i]) for i, axis in enumerate("xyz")},
+        "rgb": pack_rgb(occupancy.ontology.palette()[labels]),
+        "label": labels,
+        "instance": np.zeros(len(listed), np.uint16) if instances is None else instances.reshape(-1)[listed],
+        **{f"v{axis}": np.ascontiguousarray(velocity[:, i]) for i, axis in enumerate("xyz")},
+    }
+
+
+def _surface(occupied: np.ndarray) -> np.ndarray:
+    """Occupied voxels with one of the six neighbours not occupied; the border of the grid counts as not occupied."""
+    padded = np.pad(occupied, 1)
+    inside = padded[1:-1, 1:-1, 1:-1].copy()
+    for axis in range(3):
+        for step in (-1, 1):
+            inside &= np.roll(padded, step, axis)[1:-1, 1:-1, 1:-1]
+    return occupied & ~inside
+
+
+def markers_of(occupancy: Occupancy, frame_id: str) -> MarkerArray:
+    """Instances as boxes with an arrow for the velocity; the first marker deletes those of the frame before."""
+    message = MarkerArray(markers=[Marker(action=Marker.DELETEALL)])
+    palette = occupancy.ontology.palette() / 255.0
+    for item in occupancy.objects:
+        red, green, blue = map(float, palette[item.class_id])
+        color = ColorRGBA(r=red, g=green, b=blue, a=0.25 if item.occluded else 0.5)
+        name = f"{occupancy.ontology.class_names[item.class_id]} {item.id}"
+        box = Marker(ns="boxes", id=item.id, type=Marker.CUBE, pose=_pose(item), scale=_vector(item.size), color=color)
+        text = Marker(ns="names", id=item.id, type=Marker.TEXT_VIEW_FACING, pose=_pose(item), text=name)
+        text.pose.position.z += item.size[2] / 2 + 0.5
+        text.scale.z = 0.6
+        text.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
+        message.markers += [box, text]
+        if np.all(np.isfinite(item.velocity)) and np.linalg.norm(item.velocity) > 0.2:
+            message.markers.append(_velocity_arrow(item))
+    for marker in message.markers:
+        marker.header.frame_id = frame_id
+        marker.header.stamp = ns_to_stamp(occupancy.stamp_ns)
+    return message
+
+
+def _velocity_arrow(item: Instance) -> Marker:
+    """One second of its way."""
+    start = np.asarray(item.center, np.float64)
+    ends = [Point(x=x, y=y, z=z) for x, y, z in (start.tolist(), (start + item.velocity).tolist())]
+    arrow = Marker(ns="velocities", id=item.id, type=Marker.ARROW, points=ends)
+    arrow.scale = Vector3(x=0.15, y=0.35, z=0.5)
+    arrow.color = ColorRGBA(r=1.0, g=0.9, b=0.1, a=0.9)
+    return arrow
+
+
+def _pose(item: Instance) -> Pose:
+    cosine, sine = np.cos(item.yaw), np.sin(item.yaw)
+    rotation = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+    return pose_to_message(rigid_from_rotation(rotation, item.center))
+
+
+def _vector(values: tuple[float, float, float]) -> Vector3:
+    x, y, z = map(float, values)
+    return Vector3(x=x, y=y, z=z)
+
+
+def ground_grid_message(occupancy: Occupancy, frame_id: str, min_height: float, max_height: float) -> OccupancyGrid:
+    """`ground_grid` as nav_msgs/OccupancyGrid: 100 occupied, 0 free, -1 unknown; rows along y, cells along x."""
+    cells = ground_grid(occupancy, min_height, max_height)
+    grid = occupancy.grid
+    message = OccupancyGrid()
+    message.header.frame_id = frame_id
+    message.header.stamp = message.info.map_load_time = ns_to_stamp(occupancy.stamp_ns)
+    message.info.resolution = float(grid.voxel_size)
+    message.info.width, message.info.height = grid.size[0], grid.size[1]
+    message.info.origin = pose_to_message(rigid_from_rotation(np.eye(3), (grid.origin[0], grid.origin[1], 0.0)))
+    data = array.array("b")
+    data.frombytes(np.ascontiguousarray(cells.T).tobytes())
+    message.data = data
+    return message
