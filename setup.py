@@ -15,4 +15,4 @@ sys.path.insert(0, str(HERE / "cmake"))
 
 from interface_wheel import setup_keywords  # noqa: E402
 
-setup(**setup_keywords("occ_perception", HERE, share_folders=("launch", "config")))
+setup(**setup_keywords("occ_perception", HERE, share_folders=("launch", "config", "msg")))
