@@ -20,6 +20,7 @@ import numpy as np
 
 from occ_perception.assembler import Assembler, Late, Measurement
 from occ_perception.calibration import load_calibration
+from occ_perception.data.bag_messages import transforms_from_message
 from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.sensor_messages import camera_from_message, stamp_to_ns
 from occ_perception.data.topics import CameraTopics, detect_topics, lidar_name, require_sensors
@@ -133,16 +134,9 @@ class BagFrames:
         return handlers
 
     def _take_transforms(self, message: Any, now_ns: int, static: bool) -> list[SyncedSet[Measurement]]:
-        for stamped in message.transforms:
-            t, q = stamped.transform.translation, stamped.transform.rotation
-            self.assembler.add_transform(
-                stamped.header.frame_id,
-                stamped.child_frame_id,
-                stamp_to_ns(stamped.header.stamp),
-                (t.x, t.y, t.z),
-                (q.x, q.y, q.z, q.w),
-                static,
-            )
+        for edge in transforms_from_message(message):
+            translation, quaternion = edge.translation, edge.quaternion_xyzw
+            self.assembler.add_transform(edge.parent, edge.child, edge.stamp_ns, translation, quaternion, static)
         return self.synchroniser.poll(now_ns)
 
     def _calibration_handler(self, camera: CameraTopics) -> _Handler:

@@ -1,4 +1,7 @@
-"""Build the ROS messages of our bags as type-store dataclasses (no ROS): images, calibration, clouds, transforms."""
+"""The ROS messages of our bags as type-store dataclasses (no ROS): images, calibration, clouds, transforms.
+
+Reading images, calibration and clouds is `sensor_messages` and `point_clouds`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import numpy as np
 
 from occ_perception.data.message_definitions import message_store
 from occ_perception.data.point_clouds import POINT_FIELD_CODES, pack_points
+from occ_perception.data.sensor_messages import stamp_to_ns
 from occ_perception.geometry import PinholeCamera, quaternion_from_rotation
 
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -134,6 +138,21 @@ def transforms(stamped: Sequence[StampedTransform]) -> Any:
         for t in stamped
     ]
     return new_message(TRANSFORMS, transforms=messages)
+
+
+def transforms_from_message(message: Any) -> list[StampedTransform]:
+    """The edges of a tf2_msgs/TFMessage.
+
+    Raises:
+        InvalidInputError: a stamp that is none.
+    """
+    edges = []
+    for stamped in message.transforms:
+        t, q = stamped.transform.translation, stamped.transform.rotation
+        stamp_ns, parent = stamp_to_ns(stamped.header.stamp), stamped.header.frame_id
+        translation, quaternion = np.array([t.x, t.y, t.z]), np.array([q.x, q.y, q.z, q.w])
+        edges.append(StampedTransform(stamp_ns, parent, stamped.child_frame_id, translation, quaternion))
+    return edges
 
 
 def odometry(pose: StampedTransform, linear_mps: np.ndarray, angular_rps: np.ndarray) -> Any:
