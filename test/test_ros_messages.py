@@ -10,9 +10,9 @@ from occ_perception.ontology import FREE, GEOMETRY, OCC3D, OPENOCC, UNKNOWN, Ont
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
-from occ_perception.msg import VoxelGrid as VoxelGridMessage
 from rclpy.serialization import deserialize_message, serialize_message
 
+from occ_perception.msg import VoxelGrid as VoxelGridMessage
 from occ_perception.ros.flow_encoding import FLOW_UNKNOWN, flow_from_wire, flow_to_wire
 from occ_perception.ros.messages import (
     instances_from_message,
