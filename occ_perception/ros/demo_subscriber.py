@@ -1,0 +1,114 @@
+"""The demo's third process: listens to the perception node and keeps what came, for the demo to read without ROS.
+
+Writes into its folder ``ready`` as soon as the node offers grids, the last grids as ``<stamp>.npz``, and at the end
+``received.json`` (see `Recorder.summary`).  Exit status 1 if no grid came.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+
+from occ_perception.files import write_whole
+from occ_perception.msg import VoxelGrid
+from occ_perception.occupancy import Occupancy
+from occ_perception.replay import save_occupancy
+from occ_perception.ros.messages import occupancy_from_message
+from occ_perception.ros.qos import OUTPUTS
+
+VOXELS = "/perception/voxels"
+_KEPT = 8
+_SPIN_S = 0.1
+
+
+class Recorder(Node):
+    """Keeps the last grids, and when all of them came."""
+
+    def __init__(self) -> None:
+        super().__init__("demo_subscriber")
+        self.grids: deque[Occupancy] = deque(maxlen=_KEPT)
+        self.stamps_ns: list[int] = []
+        self.arrivals_s: list[float] = []
+        self.diagnostics: dict[str, dict[str, str]] = {}
+        self.create_subscription(VoxelGrid, VOXELS, self._on_grid, OUTPUTS)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+
+    def _on_grid(self, message: VoxelGrid) -> None:
+        self.arrivals_s.append(time.monotonic())
+        occupancy = occupancy_from_message(message)
+        self.stamps_ns.append(occupancy.stamp_ns)
+        self.grids.append(occupancy)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self.diagnostics[status.name] = {"": status.message} | {value.key: value.value for value in status.values}
+
+    def summary(self) -> dict[str, Any]:
+        """Stamps and arrivals of all grids, the last diagnostics by name, and of the kept grids what .npz lacks."""
+        return {
+            "stamps_ns": self.stamps_ns,
+            "arrivals_s": self.arrivals_s,
+            "diagnostics": self.diagnostics,
+            "grids": {
+                str(grid.stamp_ns): {
+                    "trained_on": grid.info.trained_on,
+                    "cameras": grid.cameras,
+                    "cameras_used": grid.cameras_used,
+                    "lidar_used": grid.lidar_used,
+                    "temporal": dataclasses.asdict(grid.temporal),
+                }
+                for grid in self.grids
+            },
+        }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Listen until enough grids came, or no more come."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--grids", type=int, required=True, help="stop after so many")
+    parser.add_argument("--timeout", type=float, required=True, help="give up when none came for so long, seconds")
+    parser.add_argument("--silence", type=float, default=2.0, help="stop when no more come for so long, seconds")
+    arguments = parser.parse_args(argv)
+    rclpy.init()
+    recorder = Recorder()
+    try:
+        _listen(recorder, arguments)
+        for grid in recorder.grids:
+            save_occupancy(arguments.folder / f"{grid.stamp_ns}.npz", grid)
+        write_whole(arguments.folder / "received.json", json.dumps(recorder.summary()).encode())
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        recorder.destroy_node()
+        rclpy.try_shutdown()
+    return 0 if recorder.grids else 1
+
+
+def _listen(recorder: Recorder, arguments: argparse.Namespace) -> None:
+    started, ready = time.monotonic(), False
+    while rclpy.ok() and len(recorder.stamps_ns) < arguments.grids:
+        rclpy.spin_once(recorder, timeout_sec=_SPIN_S)
+        now = time.monotonic()
+        if not ready and recorder.count_publishers(VOXELS):
+            write_whole(arguments.folder / "ready", b"")
+            ready = True
+        if recorder.arrivals_s and now - recorder.arrivals_s[-1] > arguments.silence:
+            break
+        if not recorder.arrivals_s and now - started > arguments.timeout:
+            break
+
+
+if __name__ == "__main__":
+    sys.exit(main())
