@@ -134,6 +134,7 @@ class Assembler:
         Raises:
             InvalidInputError: not a rigid transform, or it closes a cycle.
         """
+        parent, child = parent.lstrip("/"), child.lstrip("/")  # ROS 1 habits live on in bags
         with self._lock:
             self._tree.set(parent, child, stamp_ns, translation, quaternion_xyzw, static)
             newest = self._newest_tf.get(child, stamp_ns)
@@ -155,6 +156,7 @@ class Assembler:
             camera: intrinsics and size; its mounting counts only without ``frame_id``.
             frame_id: its optical frame, whose mounting is looked up in the transforms; None: as in ``camera``.
         """
+        frame_id = frame_id and frame_id.lstrip("/")
         with self._lock:
             known = self._calibrations.get(name)
             if known is None or known[1] != frame_id or not _equal(known[0], camera):
@@ -296,7 +298,7 @@ class Assembler:
         return self._tree.lookup(self.config.base_frame, frame_id, stamp_ns or 0)
 
     def _lidar_mount_of(self, frame_id: str, stamp_ns: int) -> np.ndarray:
-        return self._mount(frame_id, stamp_ns) if self._lidar_mount is None else self._lidar_mount
+        return self._mount(frame_id.lstrip("/"), stamp_ns) if self._lidar_mount is None else self._lidar_mount
 
 
 def _equal(a: PinholeCamera, b: PinholeCamera) -> bool:

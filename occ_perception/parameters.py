@@ -23,6 +23,9 @@ from occ_perception.synchroniser import SyncConfig
 AUTO = "auto"
 NONE = "none"
 
+_SECTIONS = ("/**", "perception", "/perception")
+"""Sections of a ROS parameter file that are meant for the node, least specific first."""
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -41,7 +44,7 @@ class Parameters:
         camera_info_topics: topics of the calibrations, in the order of ``cameras``; empty = found by name.
         lidar: topic or namespace of the LiDAR; auto = the likeliest, none = no LiDAR.
         calibration_file: YAML with intrinsics and mountings, instead of CameraInfo and transforms.
-        rectified: images are rectified (yes), are not (no), or as their topic's name says (auto).
+        rectified: whether images are rectified: always, never, or auto = as their topics' names say.
         discovery_time: how long to look for topics before starting with those that are there.
         anchor: sensor whose stamps are the grids' stamps; auto = the front camera, or the LiDAR if images are not used.
         offsets: usual time of each sensor's stamps relative to a common reference, by sensor name.
@@ -98,7 +101,7 @@ class Parameters:
 
     def __post_init__(self) -> None:
         _check_choice("encoding", self.encoding, ("sparse", "dense"))
-        _check_choice("rectified", self.rectified, (AUTO, "yes", "no"))
+        _check_choice("rectified", self.rectified, (AUTO, "always", "never"))
         for name in ("tolerance", "deadline", "silent_after", "max_gap", "max_speed", "diagnostics_period"):
             _check_at_least(name, getattr(self, name), 1e-3)
         for name in ("tf_timeout", "discovery_time", "retry_after", "min_cameras", "torch_threads"):
@@ -127,6 +130,10 @@ class Parameters:
     def wants_cameras(self) -> bool:
         """Whether there are to be cameras at all."""
         return self.cameras != (NONE,)
+
+    def is_rectified(self, by_name: bool) -> bool:
+        """Whether the images of a camera are rectified, given what their topic's name says."""
+        return by_name if self.rectified == AUTO else self.rectified == "always"
 
     def synchronisation(self, cameras: tuple[str, ...], lidar: str, needs_images: bool) -> SyncConfig:
         """Rules of the synchroniser for these sensors.
@@ -191,7 +198,7 @@ class Parameters:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Parameters:
-        """Defaults with the overrides of a ROS parameter file (``node: ros__parameters: ...``) or a plain mapping.
+        """Defaults with the overrides of a ROS parameter file (``/**: ros__parameters: ...``) or a plain mapping.
 
         Raises:
             ConfigurationError: unreadable, not YAML, or as `from_mapping`.
@@ -200,9 +207,9 @@ class Parameters:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigurationError(f"parameter file {path}: {error}") from error
-        for node in content.values() if isinstance(content, Mapping) else ():
-            if isinstance(node, Mapping) and "ros__parameters" in node:
-                content = node["ros__parameters"] or {}
+        if isinstance(content, Mapping) and any(name in content for name in _SECTIONS):
+            sections = [content[name] for name in _SECTIONS if isinstance(content.get(name), Mapping)]
+            content = {k: v for section in sections for k, v in (section.get("ros__parameters") or {}).items()}
         if not isinstance(content, Mapping):
             raise ConfigurationError(f"parameter file {path}: expected names with values, got {content!r}")
         return cls.from_mapping({k: v for k, v in content.items() if k != "use_sim_time"})
@@ -223,7 +230,7 @@ def _checked(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, tuple):
         items = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else (None,)
         if all(isinstance(item, str) for item in items):
-            return items
+            return tuple(item for item in items if item)  # ROS has no typed empty list: [""] stands for it
     elif isinstance(default, bool):
         if isinstance(value, bool):
             return value

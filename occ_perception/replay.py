@@ -140,8 +140,7 @@ class BagFrames:
         return self.synchroniser.poll(now_ns)
 
     def _calibration_handler(self, camera: CameraTopics) -> _Handler:
-        setting = self._parameters.rectified
-        rectified = camera.rectified if setting == AUTO else setting == "yes"
+        rectified = self._parameters.is_rectified(camera.rectified)
 
         def take(message: Any, now_ns: int) -> list[SyncedSet[Measurement]]:
             calibrated = camera_from_message(message, np.eye(4), rectified=rectified)

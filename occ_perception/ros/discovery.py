@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from occ_perception.data.topics import COMPRESSED_IMAGE, IMAGE, CameraTopics, SensorTopics, detect_topics
+from occ_perception.data.topics import COMPRESSED_IMAGE, IMAGE, CameraTopics, detect_topics, lidar_name
 from occ_perception.errors import DatasetError
 from occ_perception.parameters import AUTO, NONE, Parameters
 
@@ -17,7 +17,7 @@ class SensorPlan:
     """The sensors to listen to.
 
     Attributes:
-        cameras: in the order they were asked for, else by name.
+        cameras: sorted by name.
         lidar: topic of the LiDAR, "" if there is none.
     """
 
@@ -31,12 +31,8 @@ class SensorPlan:
 
     @property
     def lidar_name(self) -> str:
-        """Name of the LiDAR: its topic's namespace, "lidar" if that says nothing; "" if there is no LiDAR."""
-        if not self.lidar:
-            return ""
-        parts = self.lidar.strip("/").split("/")
-        name = parts[-2] if len(parts) > 1 else "lidar"
-        return name if name not in self.camera_names else f"{name}_lidar"
+        """Name of the LiDAR, "" if there is none."""
+        return lidar_name(self.lidar, self.camera_names) if self.lidar else ""
 
 
 class SensorDiscovery:
@@ -74,7 +70,7 @@ class SensorDiscovery:
         topics = list(topics)
         self._started_s = now_s if self._started_s is None else self._started_s
         self._look(topics)
-        plan = SensorPlan(self._ordered(), self._lidar)
+        plan = SensorPlan(tuple(sorted(self._found.values(), key=lambda c: c.name)), self._lidar)
         if plan != self._candidate:
             self._candidate, self._candidate_since_s = plan, now_s
         if plan == self._adopted or plan == SensorPlan():
@@ -85,13 +81,6 @@ class SensorDiscovery:
             self._adopted = plan
             return plan
         return None
-
-    def _ordered(self) -> tuple[CameraTopics, ...]:
-        names = self._parameters.camera_names
-        cameras = list(self._found.values())
-        if names:
-            return tuple(c for wanted in names for c in cameras if wanted in (c.name, c.image))
-        return tuple(sorted(cameras, key=lambda c: c.name))
 
     def _look(self, topics: list[tuple[str, str]]) -> None:
         missing = []
@@ -106,9 +95,9 @@ class SensorDiscovery:
         if self._parameters.image_topics:
             self._found = {camera.name: camera for camera in self._configured_cameras(dict(topics))}
             return []
-        found = detect_topics(topics, lidar="")
+        found = detect_topics(topics, lidar="", calibrated=tuple(self._calibrated))
         wanted = self._parameters.camera_names
-        for camera in self._usable(found):
+        for camera in found.cameras:
             if not wanted or camera.name in wanted or camera.image in wanted:
                 self._found.setdefault(camera.name, camera)
         have = {name for camera in self._found.values() for name in (camera.name, camera.image)}
@@ -116,9 +105,6 @@ class SensorDiscovery:
         if absent:
             return [f"cameras {absent} with CameraInfo"]
         return [] if self._found else ["any camera with CameraInfo"]
-
-    def _usable(self, found: SensorTopics) -> list[CameraTopics]:
-        return [*found.cameras, *(c for c in found.uncalibrated if c.name in self._calibrated)]
 
     def _configured_cameras(self, types: dict[str, str]) -> list[CameraTopics]:
         names, images = self._parameters.camera_names, self._parameters.image_topics

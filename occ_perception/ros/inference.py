@@ -28,7 +28,7 @@ class Received:
     """A message on its way.
 
     Attributes:
-        read: gives what is in it; may wait for its preparation, and raises OccPerceptionError if it is of no use.
+        read: gives what is in it; may wait for its preparation.
         received_s: when it came, monotonic seconds.
     """
 
@@ -161,16 +161,9 @@ class Inference:
 
 
 def read_set(synced: SyncedSet[Received]) -> SyncedSet[Measurement]:
-    """The set with its messages read; for those that are of no use, with the reason instead."""
+    """The set with its messages read; waits for those that are still being prepared."""
     arrivals: dict[str, Arrival[Measurement]] = {
-        sensor: Arrival(arrival.stamp_ns, arrival.arrival_ns, _read(arrival.payload), arrival.interval_ns)
+        sensor: Arrival(arrival.stamp_ns, arrival.arrival_ns, arrival.payload.read(), arrival.interval_ns)
         for sensor, arrival in synced.arrivals.items()
     }
     return SyncedSet(synced.stamp_ns, synced.anchor, synced.closed_ns, arrivals, synced.missing)
-
-
-def _read(received: Received) -> Measurement:
-    try:
-        return received.read()
-    except OccPerceptionError as error:
-        return error

@@ -13,13 +13,13 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 
-from occ_perception.assembler import Assembler, LidarPoints, Measurement
-from occ_perception.data.point_clouds import point_cloud_view, points_from_message
+from occ_perception.assembler import Assembler, Measurement
 from occ_perception.data.sensor_messages import camera_from_message, stamp_to_ns
-from occ_perception.data.topics import COMPRESSED_IMAGE, CameraTopics
+from occ_perception.data.topics import COMPRESSED_IMAGE
 from occ_perception.errors import OccPerceptionError
 from occ_perception.frame import CameraImage
-from occ_perception.parameters import AUTO
+from occ_perception.measurements import lidar_measurement
+from occ_perception.parameters import Parameters
 from occ_perception.ros.discovery import SensorPlan
 from occ_perception.ros.image_preparation import ImagePreparation
 from occ_perception.ros.monitor import Monitor
@@ -48,7 +48,7 @@ class TransformInputs:
 
     def _take(self, static: bool, message: TFMessage) -> None:
         for stamped in message.transforms:
-            parent, child = stamped.header.frame_id.lstrip("/"), stamped.child_frame_id.lstrip("/")
+            parent, child = stamped.header.frame_id, stamped.child_frame_id
             shift, turn = stamped.transform.translation, stamped.transform.rotation
             try:
                 stamp_ns = stamp_to_ns(stamped.header.stamp)
@@ -69,7 +69,7 @@ class SensorInputs:
         images: prepares images; None if nobody wants to see them.
         monitor: told of every message.
         on_measurement: told of every message that has a stamp.
-        rectified: "yes", "no", or "auto" as the topics' names say.
+        parameters: whether images are rectified.
         calibrated: cameras whose calibration is known already.
     """
 
@@ -81,8 +81,8 @@ class SensorInputs:
         images: ImagePreparation | None,
         monitor: Monitor,
         on_measurement: OnMeasurement,
-        rectified: str = AUTO,
-        calibrated: frozenset[str] = frozenset(),
+        parameters: Parameters,
+        calibrated: frozenset[str],
     ) -> None:
         self._node = node
         self._assembler = assembler
@@ -94,8 +94,8 @@ class SensorInputs:
             kind = CompressedImage if camera.image_type == COMPRESSED_IMAGE else Image
             self._listen(kind, camera.image, partial(self._take_image, camera.name))
             if camera.info is not None and camera.name not in calibrated:
-                is_rectified = camera.rectified if rectified == AUTO else rectified == "yes"
-                self._listen(CameraInfo, camera.info, partial(self._take_calibration, camera, is_rectified))
+                take = partial(self._take_calibration, camera.name, parameters.is_rectified(camera.rectified))
+                self._listen(CameraInfo, camera.info, take)
         if plan.lidar:
             self._listen(PointCloud2, plan.lidar, partial(self._take_points, plan.lidar_name))
 
@@ -124,20 +124,19 @@ class SensorInputs:
         if stamp_ns is not None:
             self._on_measurement(lidar, stamp_ns, partial(self._read_points, lidar, message))
 
-    def _read_points(self, lidar: str, message: PointCloud2) -> LidarPoints:
-        try:
-            return lidar_points(message)
-        except OccPerceptionError as error:
-            self._monitor.unreadable(lidar, str(error))
-            raise
+    def _read_points(self, lidar: str, message: PointCloud2) -> Measurement:
+        measured = lidar_measurement(message)
+        if isinstance(measured, OccPerceptionError):
+            self._monitor.unreadable(lidar, str(measured))
+        return measured
 
-    def _take_calibration(self, camera: CameraTopics, rectified: bool, message: CameraInfo) -> None:
+    def _take_calibration(self, camera: str, rectified: bool, message: CameraInfo) -> None:
         try:
             calibrated = camera_from_message(message, np.eye(4), rectified=rectified)
         except OccPerceptionError as error:
-            self._monitor.unreadable(camera.name, str(error))
+            self._monitor.unreadable(camera, str(error))
             return
-        self._assembler.set_camera(camera.name, calibrated, message.header.frame_id.lstrip("/"))
+        self._assembler.set_camera(camera, calibrated, message.header.frame_id)
 
     def _stamp(self, sensor: str, message: Any) -> int | None:
         try:
@@ -145,19 +144,6 @@ class SensorInputs:
         except OccPerceptionError as error:
             self._monitor.unreadable(sensor, str(error))
             return None
-
-
-def lidar_points(message: Any) -> LidarPoints:
-    """What a PointCloud2 holds: x, y, z, with intensity and times where it has them.
-
-    Raises:
-        InvalidInputError: it has no x, y, z, or contradicts itself.
-    """
-    fields = point_cloud_view(message).dtype.names or ()
-    names = ("x", "y", "z", "intensity") if "intensity" in fields else ("x", "y", "z")
-    points = points_from_message(message, names)
-    offsets = points_from_message(message, ("time_offset",))[:, 0] if "time_offset" in fields else None
-    return LidarPoints(points, message.header.frame_id.lstrip("/"), offsets)
 
 
 def _subscribe(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 
 from occ_perception.errors import OccPerceptionError
 from occ_perception.ros.environment import prepare_process
+from occ_perception.ros.signals import stop_on_signals
 
 logger = logging.getLogger(__name__)
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _WAKE_UP_S = 0.2
 
 
@@ -53,14 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
-
-
-def stop_on_signals() -> threading.Event:
-    """An event that SIGINT and SIGTERM set, so that the main loop ends by itself while everything still works."""
-    stop = threading.Event()
-    for number in _STOP_SIGNALS:
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def spin_once(executor: object) -> None:

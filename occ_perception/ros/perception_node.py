@@ -35,6 +35,7 @@ from occ_perception.synchroniser import SyncConfig, Synchroniser
 logger = logging.getLogger(__name__)
 
 _LOOK_FOR_TOPICS_S = 0.25
+_TOPICS_EXPECTED_WITHIN_S = 2.0
 _NEVER_NS = 3600 * 10**9
 _SOONEST_NS = 100_000
 _STOP_TIMEOUT_S = 5.0
@@ -65,6 +66,7 @@ class PerceptionNode(Node):
         self._images = self._make_image_preparation()
         self._transforms = TransformInputs(self, self.assembler, self.monitor, self._inference.transforms_arrived)
 
+        self._expected_by_s = time.monotonic() + _TOPICS_EXPECTED_WITHIN_S
         self.plan = SensorPlan()
         self.model_channel: Channel | None = None
         self.fallback_channel: Channel | None = None
@@ -131,7 +133,7 @@ class PerceptionNode(Node):
                 self._listen_to(plan)
             except ConfigurationError as error:  # what was asked for does not fit the sensors that are there
                 self.monitor.problem("configuration", str(error))
-        elif self.plan == SensorPlan() and self._discovery.missing:
+        elif self.plan == SensorPlan() and self._discovery.missing and time.monotonic() > self._expected_by_s:
             self.monitor.problem("topics", self._discovery.missing)
 
     def _listen_to(self, plan: SensorPlan) -> None:
@@ -156,7 +158,7 @@ class PerceptionNode(Node):
             self._images,
             self.monitor,
             self._take,
-            self.settings.rectified,
+            self.settings,
             self._calibrated,
         )
 

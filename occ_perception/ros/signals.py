@@ -1,0 +1,36 @@
+"""A clean end on SIGINT and SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+_SLICE_S = 0.1
+
+
+class StopFlag:
+    """Whether to stop.  Plain, because a signal handler must not touch locks that the main thread may hold."""
+
+    def __init__(self) -> None:
+        self._stop = False
+
+    def set(self) -> None:
+        """Stop."""
+        self._stop = True
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        return self._stop
+
+    def sleep_until(self, due_s: float) -> None:
+        """Sleep until a monotonic time, or a little longer than until asked to stop."""
+        while not self._stop and (remaining_s := due_s - time.monotonic()) > 0:
+            time.sleep(min(remaining_s, _SLICE_S))
+
+
+def stop_on_signals() -> StopFlag:
+    """A flag that SIGINT and SIGTERM set, so that the main loop ends by itself while everything still works."""
+    stop = StopFlag()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
