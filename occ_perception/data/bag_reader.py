@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rosbags.typesys import get_types_from_msg
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
 
 from occ_perception.data.bag_salvage import SalvagedMcap, SalvagedSqlite
 from occ_perception.data.bag_storage import IntactStorage, JoinedStorage, RawMessage, Storage, Topic
@@ -39,6 +40,7 @@ class BagReader:
         self.path = Path(path)
         self._storage = _open_storage(self.path)
         self._store = message_store()
+        self._foreign = get_typestore(Stores.EMPTY)
 
     @property
     def topics(self) -> tuple[Topic, ...]:
@@ -88,23 +90,24 @@ class BagReader:
         Raises:
             InvalidInputError: the bytes are no such message, or its type is not known and the bag does not define it.
         """
-        self._learn(message.topic, message.message_type)
+        known = message.message_type in self._store.fielddefs
         try:
-            return self._store.deserialize_cdr(message.cdr, message.message_type)
-        except Exception as error:  # arbitrary bytes lead the generated code into any error
+            store = self._store if known else self._foreign_store(message.message_type)
+            return store.deserialize_cdr(message.cdr, message.message_type)
+        except Exception as error:  # arbitrary bytes and definitions lead the generated code into any error
             raise InvalidInputError(
                 f"{message.topic}: {len(message.cdr)} bytes are no {message.message_type}: {error}"
             ) from error
 
-    def _learn(self, topic: str, message_type: str) -> None:
-        """Register a foreign type from its definition in the bag."""
-        if message_type in self._store.fielddefs:
-            return
-        definition = self._storage.topics[topic].definition
-        if not definition:
-            raise InvalidInputError(f"{topic}: type {message_type} is not known, and the bag does not define it")
-        types = get_types_from_msg(definition, message_type)
-        self._store.register({name: t for name, t in types.items() if name not in self._store.fielddefs})
+    def _foreign_store(self, message_type: str) -> Typestore:
+        """The bag's own types, which stay its own: another bag may define the same name differently."""
+        if message_type not in self._foreign.fielddefs:
+            definitions = [t.definition for t in self.topics if t.message_type == message_type and t.definition]
+            if not definitions:
+                raise InvalidInputError("a type that is not known, and the bag does not define it")
+            types = get_types_from_msg(definitions[0], message_type)
+            self._foreign.register({name: t for name, t in types.items() if name not in self._foreign.fielddefs})
+        return self._foreign
 
     def close(self) -> None:
         """Close files."""

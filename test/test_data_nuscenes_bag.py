@@ -1,0 +1,219 @@
+"""nuScenes to rosbag2: bytes, stamps, calibration and transforms arrive unchanged; damage and choices."""
+
+import json
+
+import numpy as np
+import pytest
+from mcap.reader import make_reader
+from mcap_ros2.decoder import DecoderFactory
+from nuscenes_tree import make_tree
+
+from occ_perception.data.bag_reader import BagReader
+from occ_perception.data.nuscenes import NuScenes
+from occ_perception.data.nuscenes_bag import from_nuscenes
+from occ_perception.data.point_clouds import points_from_message
+from occ_perception.data.sensor_messages import camera_from_message, image_from_message, stamp_to_ns
+from occ_perception.errors import DatasetError
+from occ_perception.geometry import TransformTree, inverse
+
+KEYFRAMES = ["nuscenes_keyframe", "nuscenes_keyframe2"]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    root = tmp_path_factory.mktemp("nuscenes")
+    return root, make_tree(root)
+
+
+def convert(root, output, *scenes, **options):
+    return from_nuscenes(root, None, scenes, output, progress=False, **options)
+
+
+def transform_tree(bag):
+    tree = TransformTree(history_s=1e6, max_samples=10**6)
+    for message in bag.messages(["/tf", "/tf_static"]):
+        for t in bag.decode(message).transforms:
+            v, q = t.transform.translation, t.transform.rotation
+            pose = ((v.x, v.y, v.z), (q.x, q.y, q.z, q.w))
+            static = message.topic == "/tf_static"
+            tree.set(t.header.frame_id, t.child_frame_id, stamp_to_ns(t.header.stamp), *pose, static=static)
+    return tree
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("folder", KEYFRAMES)
+def test_real_keyframes_arrive_unchanged(shared, tmp_path, folder, storage):
+    source = NuScenes(shared / "data" / folder)
+    scene = source.scene(source.scene_names[0])
+    (path,) = convert(source.root, tmp_path, storage=storage)
+    assert path.name == f"nuscenes-v1.0-mini-{scene.name}"
+    with BagReader(path) as bag:
+        assert "CC BY-NC-SA 4.0" in bag.custom_data["licence"]
+        tree = transform_tree(bag)
+        for channel, (record,) in scene.records.items():
+            frame = channel.lower()
+            # The pose chain to the global frame is that of the tables, at the sensor's own stamp.
+            global_from_ego = record.odom_from_ego(np.zeros(3))
+            np.testing.assert_allclose(tree.lookup("map", "base_link", record.stamp_ns), global_from_ego, atol=1e-9)
+            mount = tree.lookup("base_link", frame, record.stamp_ns)
+            np.testing.assert_allclose(mount, record.mount.ego_from_sensor, atol=1e-9)
+            if record.mount.modality == "camera":
+                (image,) = bag.messages([f"/{frame}/image_raw/compressed"])
+                (info,) = bag.messages([f"/{frame}/camera_info"])
+                decoded, calibration = bag.decode(image), bag.decode(info)
+                assert image_from_message(decoded) == record.path.read_bytes()
+                assert decoded.header.frame_id == calibration.header.frame_id == frame
+                stamps = {stamp_to_ns(decoded.header.stamp), stamp_to_ns(calibration.header.stamp)}
+                assert stamps == {image.log_time_ns, info.log_time_ns} == {record.stamp_ns}
+                camera = camera_from_message(calibration, record.mount.ego_from_sensor)
+                np.testing.assert_array_equal(camera.intrinsics, record.mount.intrinsics)
+                np.testing.assert_array_equal(calibration.r, np.eye(3).ravel())
+                assert (camera.width, camera.height) == (1600, 900)
+            else:
+                (cloud,) = bag.messages(["/lidar_top/points"])
+                decoded = bag.decode(cloud)
+                assert [f.name for f in decoded.fields] == ["x", "y", "z", "intensity", "ring", "time_offset"]
+                raw = np.fromfile(record.path, "<f4").reshape(-1, 5)
+                names = ("x", "y", "z", "intensity", "ring")
+                np.testing.assert_array_equal(points_from_message(decoded, names), raw)
+
+
+def test_transforms_reach_beyond_both_ends(keyframe, tmp_path):
+    (path,) = convert(keyframe, tmp_path)
+    with BagReader(path) as bag:
+        tree = transform_tree(bag)
+        stamps = [m.log_time_ns for m in bag.messages([t.name for t in bag.topics if "image" in t.name])]
+        first, last = tree.coverage("odom", "base_link")
+        assert first <= min(stamps) - 90_000_000
+        assert last >= max(stamps) + 90_000_000
+        gaps = np.diff([m.log_time_ns for m in bag.messages(["/tf"])])
+        assert gaps.max() <= 10_000_000
+
+
+def test_static_transforms_are_one_latched_message(keyframe, tmp_path):
+    (path,) = convert(keyframe, tmp_path)
+    with BagReader(path) as bag:
+        topics = {t.name: t for t in bag.topics}
+        (message,) = bag.messages(["/tf_static"])
+        assert message.log_time_ns == bag.start_ns
+        assert len(bag.decode(message).transforms) == 8  # map -> odom, six cameras, LiDAR
+    assert topics["/tf_static"].qos[0].durability.name == "TRANSIENT_LOCAL"
+    assert topics["/tf"].qos[0].durability.name == "VOLATILE"
+    assert all(q.reliability.name == "RELIABLE" for t in topics.values() for q in t.qos)
+    assert "transient_local" in (path / "metadata.yaml").read_text()
+
+
+def test_official_mcap_reader_opens_it(keyframe, tmp_path):
+    (path,) = convert(keyframe, tmp_path)
+    with (path / f"{path.name}.mcap").open("rb") as file:
+        reader = make_reader(file, validate_crcs=True, decoder_factories=[DecoderFactory()])
+        summary = reader.get_summary()
+        decoded = {channel.topic: message for _, channel, _, message in reader.iter_decoded_messages()}
+        stamps = [message.log_time for _, _, message in reader.iter_messages()]
+        assert reader.get_header().profile == "ros2"
+    assert len(summary.channels) == len(decoded) == 17
+    assert stamps == sorted(stamps)
+    image = next((keyframe / "samples/CAM_FRONT").iterdir()).read_bytes()
+    assert bytes(decoded["/cam_front/image_raw/compressed"].data) == image
+    assert decoded["/lidar_top/points"].width == 34688
+    assert decoded["/odom"].child_frame_id == "base_link"
+
+
+def test_odometry_has_the_speed_of_the_car(keyframe, tmp_path):
+    (path,) = convert(keyframe, tmp_path)
+    with BagReader(path) as bag:
+        twists = [bag.decode(m).twist.twist for m in bag.messages(["/odom"])]
+    speeds = [np.linalg.norm([t.linear.x, t.linear.y, t.linear.z]) for t in twists]
+    np.testing.assert_allclose(speeds, 9.24, atol=0.05)  # measured in specs/datasets.md
+    assert all(t.linear.x > 9 for t in twists)
+
+
+def test_keyframe_marker_names_the_tokens(keyframe, tmp_path):
+    (path,) = convert(keyframe, tmp_path)
+    with BagReader(path) as bag:
+        (message,) = bag.messages(["/nuscenes/sample"])
+        content = json.loads(bag.decode(message).data)
+    assert message.log_time_ns == 1532402927647951000
+    assert content["sample_token"] == "ca9a282c9e77460f8360f564131a8af5"
+    assert content["sample_data"]["cam_back"]["token"] == "03bea5763f0f4722933508d5999c5fd8"
+
+
+def test_sweeps_odometry_and_stamps_of_whole_scenes(tree, tmp_path):
+    root, drives = tree
+    paths = convert(root, tmp_path)
+    assert [p.name for p in paths] == [f"nuscenes-v1.0-mini-{name}" for name in drives]
+    for path, drive in zip(paths, drives.values(), strict=True):
+        with BagReader(path) as bag:
+            log = [m.log_time_ns for m in bag.messages()]
+            assert log == sorted(log)
+            assert [m.log_time_ns for m in bag.messages(["/lidar_top/points"])] == drive.sweep_stamps()
+            assert len(list(bag.messages(["/nuscenes/sample"]))) == 3
+            transforms = transform_tree(bag)
+            for stamp in drive.sweep_stamps():  # odom starts where the scene does: compare motions
+                start = drive.sweep_stamps()[0]
+                moved = inverse(transforms.lookup("odom", "base_link", start)) @ transforms.lookup(
+                    "odom", "base_link", stamp
+                )
+                np.testing.assert_allclose(
+                    moved, inverse(drive.odom_from_ego(start)) @ drive.odom_from_ego(stamp), atol=1e-9
+                )
+            odometry = [bag.decode(m) for m in bag.messages(["/odom"])]
+            steady = [o.twist.twist.linear.x for o in odometry[10:-10]]
+            np.testing.assert_allclose(steady, 8.0, atol=0.2)
+
+
+def test_choices(tree, tmp_path):
+    root, _ = tree
+    (path,) = convert(root, tmp_path, "scene-0002", keyframes_only=True, lidar=False, cameras=["cam_front"])
+    with BagReader(path) as bag:
+        counts = {t.name: t.count for t in bag.topics}
+    assert counts["/cam_front/image_raw/compressed"] == 3
+    assert not any("lidar" in name or "cam_back" in name for name in counts)
+    (path,) = convert(root, tmp_path, "scene-0001", start_s=0.5, duration_s=0.4)
+    with BagReader(path) as bag:
+        stamps = [m.log_time_ns for m in bag.messages(["/lidar_top/points"])]
+        first = NuScenes(root).scene("scene-0001").records["CAM_FRONT_LEFT"][0].stamp_ns
+        assert len(stamps) == 8
+        assert min(stamps) >= first + 500_000_000
+        assert max(stamps) <= first + 900_000_000
+
+
+def test_partial_installs_convert_and_say_what_is_missing(tmp_path, caplog):
+    make_tree(tmp_path / "data", scenes=1, seconds=0.6)
+    absent = list((tmp_path / "data/sweeps/CAM_BACK").iterdir())
+    for path in absent:
+        path.unlink()
+    (bag_path,) = convert(tmp_path / "data", tmp_path / "bags")
+    with BagReader(bag_path) as bag:
+        counts = {t.name: t.count for t in bag.topics}
+        assert bag.custom_data["missing_files"] == str(len(absent))
+    assert counts["/cam_back/image_raw/compressed"] == 1
+    assert counts["/cam_front/image_raw/compressed"] == len(absent) + 1
+    assert "files are not installed" in caplog.text
+
+
+def test_nothing_installed_is_an_error(tmp_path):
+    make_tree(tmp_path / "data", scenes=1, seconds=0.6)
+    for path in [*(tmp_path / "data/samples").rglob("*.*"), *(tmp_path / "data/sweeps").rglob("*.*")]:
+        path.unlink()
+    with pytest.raises(DatasetError, match=r"none of its \d+ files is installed"):
+        convert(tmp_path / "data", tmp_path / "bags")
+
+
+def test_a_damaged_file_leaves_no_bag(tmp_path):
+    make_tree(tmp_path / "data", scenes=1, seconds=0.6)
+    sweep = sorted((tmp_path / "data/sweeps/LIDAR_TOP").iterdir())[-1]
+    sweep.write_bytes(sweep.read_bytes()[:-3])
+    with pytest.raises(DatasetError, match=f"{sweep.name}.*truncated"):
+        convert(tmp_path / "data", tmp_path / "bags")
+    assert list((tmp_path / "bags").iterdir()) == []
+
+
+def test_unknown_names_list_what_there_is(tree, tmp_path):
+    with pytest.raises(DatasetError, match=r"no scene 'scene-7'.*scene-0001"):
+        convert(tree[0], tmp_path, "scene-7")
+    with pytest.raises(DatasetError, match=r"no cameras \['CAM_UP'\].*CAM_FRONT"):
+        convert(tree[0], tmp_path, "scene-0001", cameras=["CAM_UP"])
+    with pytest.raises(DatasetError, match="nothing is chosen"):
+        convert(tree[0], tmp_path, "scene-0001", start_s=100)
+    assert not list(tmp_path.iterdir())
