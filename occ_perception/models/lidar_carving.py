@@ -50,7 +50,7 @@ from occ_perception.models.lidar_memory import (
 )
 from occ_perception.occupancy import ModelInfo, Visibility
 from occ_perception.ontology import FREE, GEOMETRY, UNKNOWN
-from occ_perception.ops.ground import Footprint, GroundSettings, fit_ground, hit_labels
+from occ_perception.ops.ground import Footprint, GroundSettings, feet, fit_ground, on_ground
 from occ_perception.ops.ray_traversal import last_beam_through
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,8 @@ class LidarCarving:
         with clock.stage("returns"):
             now = self._beams(frame, motion)
         with clock.stage("ground"):
-            occupied, ground, hits = self._hits(now)
+            hits, voxels = self._hits(now)
+            occupied, ground = _marked(hits, voxels, grid)
         with clock.stage("traversal"):
             beams = join_beams(past.beams, now)
             # This sweep ranks above the others, even if it comes late or twice.
@@ -145,9 +146,11 @@ class LidarCarving:
         with clock.stage("fusion"):
             seen_through = (newest >= len(past.beams.ends)) & ~occupied
             returns, voxels = self._still_standing(past.returns, seen_through)
-            occupied.ravel()[voxels[~returns.ground]] = True
-            ground.ravel()[voxels[returns.ground]] = True
+            for now_mask, past_mask in zip((occupied, ground), _marked(returns, voxels, grid), strict=True):
+                now_mask |= past_mask
             ground &= ~occupied
+            foot = feet(ground, occupied)
+            occupied, ground = occupied | foot, ground & ~foot
             free = (newest >= 0) & ~occupied & ~ground
             output = _output(occupied, ground, free)
         with clock.stage("remember"):
@@ -207,8 +210,8 @@ class LidarCarving:
             return points[other], None
         return points[other], np.nan_to_num(offsets_s[usable][other].astype(np.float64), posinf=0.0, neginf=0.0)
 
-    def _hits(self, beams: Beams) -> tuple[np.ndarray, np.ndarray, Returns]:
-        """Where beams end inside the grid: (occupied, ground) bool [X, Y, Z], and what to remember of it."""
+    def _hits(self, beams: Beams) -> tuple[Returns, np.ndarray]:
+        """Ends of beams inside the grid, and the linear indices int64 [N] of their voxels."""
         grid, vehicle = self.config.grid, self.config.own_vehicle
         footprint = Footprint(
             (vehicle.rear, -vehicle.half_width), (vehicle.front, vehicle.half_width), self.config.ground_height
@@ -216,8 +219,8 @@ class LidarCarving:
         surface = fit_ground(beams.ends, grid, footprint, self.config.ground)
         voxels, inside = voxels_of(beams.ends, grid)
         points, voxels = beams.ends[inside], voxels[inside]
-        occupied, ground = hit_labels(points, voxels, surface, grid, self.config.ground)
-        return occupied, ground, Returns(points, ground.ravel()[voxels], beams.sweep_ns[inside])
+        is_ground = on_ground(points, voxels // grid.size[2], surface, self.config.ground)
+        return Returns(points, is_ground, beams.sweep_ns[inside]), voxels
 
     def _still_standing(self, returns: Returns, seen_through: np.ndarray) -> tuple[Returns, np.ndarray]:
         """Remembered returns in the grid, all but ground only where no beam and not the vehicle has gone through.
@@ -255,6 +258,14 @@ def _anchor_from_sweep(frame: Frame, sweep: LidarSweep) -> np.ndarray:
     if frame.odom_from_ego is None or sweep.odom_from_ego is None:
         return np.eye(4)
     return inverse(frame.odom_from_ego) @ check_rigid(sweep.odom_from_ego, "odom_from_ego of the LiDAR sweep")
+
+
+def _marked(returns: Returns, voxels: np.ndarray, grid: VoxelGrid) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels with returns that are not ground, and with returns that are, bool [X, Y, Z] each."""
+    occupied, ground = np.zeros(grid.size, bool), np.zeros(grid.size, bool)
+    occupied.ravel()[voxels[~returns.ground]] = True
+    ground.ravel()[voxels[returns.ground]] = True
+    return occupied, ground
 
 
 def _named(indices: np.ndarray, count: int) -> np.ndarray:

@@ -8,10 +8,10 @@ the grid of each frame anew; so remembered free space is space that some beam re
 * A beam is kept while it is the newest one through at least one free voxel.  A few ten thousand beams, about as many as
   one sweep has, stand for the free space of eleven sweeps.
 
-Measured on a simulated street (32 rings, 9 m/s, ten past sweeps; free voxels that only the past has seen, against
-carving all ten past sweeps in full): beams kept this way find 93 % of them and none that no beam crossed, for 15 ms per
-frame; one point per voxel and sweep finds 37 %; an odometry-aligned grid read at voxel centres finds 95 % but also
-calls voxels free that were never crossed (6 % of its answer); the same grid eroded finds 82 % and still 0.2 % wrong.
+Measured on a simulated street (32 rings, 9 m/s, turning, ten past sweeps), over the free voxels that only the past has
+seen, against carving all ten past sweeps in full.  Beams kept this way: 94 % of them are free, and none that no beam
+crossed; 24 000 beams, about 20 ms per frame.  One point per voxel: 37 %.  A grid fixed to odometry, read at voxel
+centres: 96 %, and 4 % as many again that no beam crossed; the same grid eroded by the voxel's extent: 82 %.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Returns:
 
     Attributes:
         points: float32 [N, 3], metres.
-        ground: bool [N], the voxel it lay in was ground.
+        ground: bool [N], it is on the ground.
         sweep_ns: int64 [N], stamp of its sweep.
     """
 

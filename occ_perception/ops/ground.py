@@ -1,4 +1,4 @@
-"""The ground under a LiDAR sweep: a smooth surface fitted to its low points, and which voxels are ground.
+"""The ground under a LiDAR sweep: a smooth surface fitted to its low points, and which points are ground.
 
 1. The lowest point of every metre of ground is a candidate; the vehicle itself stands on the ground.
 2. A cubic B-spline (knots 8 m apart, penalised second differences) is fitted to the candidates by iteratively
@@ -91,37 +91,26 @@ def fit_ground(points: np.ndarray, grid: VoxelGrid, footprint: Footprint, settin
     return _refined(spline, coefficients, points, lower, upper)
 
 
-def hit_labels(
-    points: np.ndarray, voxels: np.ndarray, surface: GroundSurface, grid: VoxelGrid, settings: GroundSettings
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which voxels hold points, and which of them are only ground.
-
-    A voxel is ground if all its points lie on the surface (`GroundSettings.tolerance`), its column shows no edge, and
-    the voxel above it is not occupied: then it is the foot of something.
+def on_ground(points: np.ndarray, columns: np.ndarray, surface: GroundSurface, settings: GroundSettings) -> np.ndarray:
+    """Which points are ground, bool [N]: on the surface, and not on the upper side of an edge within their column.
 
     Args:
-        points: float [N, 3] inside the grid, metres.
-        voxels: int [N], the linear indices of their voxels.
-
-    Returns:
-        (occupied, ground): bool [X, Y, Z] each, no voxel in both.
+        points: float [N, 3], metres.
+        columns: int [N], which column of the grid each is in, >= 0.
     """
     height = points[:, 2] - surface.at(points)
-    on_surface = (height <= settings.tolerance) & (height >= -settings.depth)
-    column = voxels // grid.size[2]
-    lowest = np.full(grid.size[0] * grid.size[1], np.inf, height.dtype)
-    np.minimum.at(lowest, column[on_surface], height[on_surface])
-    on_surface &= height <= lowest[column] + settings.step
+    low = height <= settings.tolerance
+    level = low & (height >= -settings.tolerance)  # reflections from below the road are no lower side of an edge
+    lowest = np.full(columns.max(initial=0) + 1, np.inf, height.dtype)
+    np.minimum.at(lowest, columns[level], height[level])
+    return low & (height >= -settings.depth) & (height <= lowest[columns] + settings.step)
 
-    occupied = np.zeros(grid.size, bool)
-    occupied.ravel()[voxels[~on_surface]] = True
-    ground = np.zeros(grid.size, bool)
-    ground.ravel()[voxels[on_surface]] = True
-    ground &= ~occupied
-    foot = ground[:, :, :-1] & occupied[:, :, 1:]
-    occupied[:, :, :-1] |= foot
-    ground[:, :, :-1] &= ~foot
-    return occupied, ground
+
+def feet(ground: np.ndarray, occupied: np.ndarray) -> np.ndarray:
+    """Ground voxels (bool [X, Y, Z]) right below occupied ones: something stands there, they are its foot."""
+    below = np.zeros_like(ground)
+    below[:, :, :-1] = ground[:, :, :-1] & occupied[:, :, 1:]
+    return below
 
 
 # -- candidates
