@@ -162,19 +162,21 @@ def test_pictures_of_untrained_weights_carry_a_banner(info, monkeypatch):
     monkeypatch.setattr(
         picture, "banner", lambda width, text, color: strips.append(text) or Image.new("RGB", (width, 9))
     )
-    origin, frame = Origin("a drive"), frame_of(rig_of(0))
-    picture.overlay_picture(occupancy_of([], info), frame, origin)
-    picture.scene_picture(occupancy_of([], info), origin)
-    picture.birds_eye_picture(occupancy_of([], info), origin)
-    assert strips == ["UNTRAINED WEIGHTS - NOT PERCEPTION"] * 3
-    picture.birds_eye_picture(occupancy_of([], TRAINED), origin)
-    picture.birds_eye_picture(occupancy_of([], CARVING), origin)
-    assert len(strips) == 3
+    view = Image.new("RGB", (200, 9))
+    for name in ("overlay", "scene", "birds_eye", "summary"):
+        picture.finished(name, view, occupancy_of([], info), Origin("a drive"))
+    assert strips == ["UNTRAINED WEIGHTS - NOT PERCEPTION"] * 4
+    picture.finished("scene", view, occupancy_of([], TRAINED), Origin("a drive"))
+    picture.finished("scene", view, occupancy_of([], CARVING), Origin("a drive"))
+    assert len(strips) == 4
 
 
 def test_the_banner_is_drawn():
-    assert has_color(picture.birds_eye_picture(occupancy_of([], UNTRAINED[0]), Origin("a drive")), WARNING)
-    assert not has_color(picture.birds_eye_picture(occupancy_of([], TRAINED), Origin("a drive")), WARNING)
+    def finished_of(info):
+        return picture.finished("birds_eye", Image.new("RGB", (640, 9)), occupancy_of([], info), Origin("a drive"))
+
+    assert has_color(finished_of(UNTRAINED[0]), WARNING)
+    assert not has_color(finished_of(TRAINED), WARNING)
 
 
 def test_the_caption_tells_model_weights_source_stamp_counts_and_notes(monkeypatch):
@@ -185,7 +187,7 @@ def test_the_caption_tells_model_weights_source_stamp_counts_and_notes(monkeypat
     grid = occupancy_of(
         [[1, 1, 1]], TRAINED, UNKNOWN, cameras=("a", "b"), cameras_used=("a",), lidar_used=True, notes=("late tf",)
     )
-    picture.birds_eye_picture(grid, Origin("a synthetic drive", "live over ROS 2"))
+    picture.finished("scene", Image.new("RGB", (640, 9)), grid, Origin("a synthetic drive", "live over ROS 2"))
     text = "\n".join(written)
     for part in (
         "alocc_2d_mini", "0123abcd", "Occ3D-nuScenes train", "a synthetic drive", "live over ROS 2", "1.000 s",
@@ -203,7 +205,7 @@ def test_the_legend_lists_what_is_there_with_counts():
 
 def test_pictures_are_written(tmp_path):
     paths = picture.write_pictures(tmp_path / "out", "x", occupancy_of([[20, 16, 3]]), frame_of(rig_of(0)), Origin("d"))
-    assert sorted(p.name for p in paths) == ["x_birds_eye.png", "x_overlay.png", "x_scene.png"]
+    assert sorted(p.name for p in paths) == ["x_birds_eye.png", "x_overlay.png", "x_scene.png", "x_summary.png"]
     for path in paths:
         with Image.open(path) as image:
             assert image.format == "PNG"

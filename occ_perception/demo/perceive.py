@@ -15,18 +15,21 @@ import numpy as np
 
 from occ_perception.demo.inputs import DemoInput
 from occ_perception.demo.processes import Child, Children
-from occ_perception.errors import OccPerceptionError
+from occ_perception.errors import ConfigurationError, OccPerceptionError
 from occ_perception.geometry import VoxelGrid
 from occ_perception.models import create_model, resolve_device
 from occ_perception.occupancy import ModelInfo, Occupancy, TemporalStatus
 from occ_perception.ontology import ontology_by_name
 from occ_perception.replay import replay
 from occ_perception.ros.environment import child_environment, private_network
+from occ_perception.ros.shared_memory import remove_stale_segments
 from occ_perception.session import Session
 
 _START_TIMEOUT_S = 20.0
 _GRID_TIMEOUT_S = 15.0
-_REPEATS = 5
+_REFUSED = 2  # exit status of the node when its configuration is no good
+_DISCOVERY_S = 2.0  # the node takes the topics it finds once they have been the same for a second
+_REPEATS = 3
 _ALL = 100_000
 _KEPT = 8
 
@@ -114,7 +117,9 @@ def perceive_live(source: DemoInput, choice: ModelChoice, work: Path) -> Perceiv
 
     Raises:
         DemoError: a process died, or no grid came in time; the message has the end of the logs.
+        ConfigurationError: the node refuses the model or its weights.
     """
+    remove_stale_segments()  # a demo that was killed leaves its shared memory behind
     received = work / "received"
     received.mkdir(parents=True)
     python = [sys.executable, "-m"]
@@ -132,8 +137,11 @@ def perceive_live(source: DemoInput, choice: ModelChoice, work: Path) -> Perceiv
             ],
         )
         if not _wait_for(received / "ready", perception, listener):
+            if perception.process.returncode == _REFUSED:
+                raise ConfigurationError(perception.tail(1))
             raise DemoError(f"the perception node did not come up:\n{children.tails()}")
-        player = [*python, "occ_perception.ros.play", str(source.bag), *(["--loop"] if source.repeat else [])]
+        player = [*python, "occ_perception.ros.play", str(source.bag), f"--delay={_DISCOVERY_S}"]
+        player += ["--loop"] if source.repeat else []
         children.start("player", player)
         while listener.running:
             time.sleep(0.05)

@@ -42,11 +42,14 @@ class Children:
     Args:
         folder: where their logs go.
         environment: theirs.
+        patience_s: how long they may take to end after SIGINT, and again after SIGTERM, before they are killed.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str], patience_s: tuple[float, float] = (6.0, 2.0)
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._environment = folder, dict(environment)
+        self._folder, self._environment, self._patience_s = folder, dict(environment), patience_s
         self._children: list[Child] = []
 
     def start(self, name: str, command: Sequence[str]) -> Child:
@@ -72,7 +75,8 @@ class Children:
 
     def stop(self) -> None:
         """Ask all children to end, then insist."""
-        for number, patience_s in ((signal.SIGINT, 6.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0)):
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+        for number, patience_s in zip(signals, (*self._patience_s, 5.0), strict=True):
             for child in self._children:
                 if child.running:
                     _signal_group(child, number)

@@ -1,7 +1,7 @@
 """The demo's third process: listens to the perception node and keeps what came, for the demo to read without ROS.
 
 Writes into its folder ``ready`` as soon as the node offers grids, the last grids as ``<stamp>.npz``, and at the end
-``received.json`` (see `Recorder.summary`).  Exit status 1 if no grid came.
+``received.json`` (see `Reception.summary`).  Exit status 1 if no grid came.
 """
 
 from __future__ import annotations
@@ -32,25 +32,24 @@ _KEPT = 8
 _SPIN_S = 0.1
 
 
-class Recorder(Node):
-    """Keeps the last grids, and when all of them came."""
+class Reception:
+    """The last grids, and when all of them came."""
 
     def __init__(self) -> None:
-        super().__init__("demo_subscriber")
         self.grids: deque[Occupancy] = deque(maxlen=_KEPT)
         self.stamps_ns: list[int] = []
         self.arrivals_s: list[float] = []
         self.diagnostics: dict[str, dict[str, str]] = {}
-        self.create_subscription(VoxelGrid, VOXELS, self._on_grid, OUTPUTS)
-        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
-    def _on_grid(self, message: VoxelGrid) -> None:
+    def take_grid(self, message: VoxelGrid) -> None:
+        """A grid came."""
         self.arrivals_s.append(time.monotonic())
         occupancy = occupancy_from_message(message)
         self.stamps_ns.append(occupancy.stamp_ns)
         self.grids.append(occupancy)
 
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+    def take_diagnostics(self, message: DiagnosticArray) -> None:
+        """The node told its state."""
         for status in message.status:
             self.diagnostics[status.name] = {"": status.message} | {value.key: value.value for value in status.values}
 
@@ -72,6 +71,12 @@ class Recorder(Node):
             },
         }
 
+    def save(self, folder: Path) -> None:
+        """Write what came, ``received.json`` last."""
+        for grid in self.grids:
+            save_occupancy(folder / f"{grid.stamp_ns}.npz", grid)
+        write_whole(folder / "received.json", json.dumps(self.summary()).encode())
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Listen until enough grids came, or no more come."""
@@ -82,31 +87,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--silence", type=float, default=2.0, help="stop when no more come for so long, seconds")
     arguments = parser.parse_args(argv)
     rclpy.init()
-    recorder = Recorder()
+    node, reception = rclpy.create_node("demo_subscriber"), Reception()
+    node.create_subscription(VoxelGrid, VOXELS, reception.take_grid, OUTPUTS)
+    node.create_subscription(DiagnosticArray, "/diagnostics", reception.take_diagnostics, 10)
     try:
-        _listen(recorder, arguments)
-        for grid in recorder.grids:
-            save_occupancy(arguments.folder / f"{grid.stamp_ns}.npz", grid)
-        write_whole(arguments.folder / "received.json", json.dumps(recorder.summary()).encode())
+        _listen(node, reception, arguments)
+        reception.save(arguments.folder)
     except KeyboardInterrupt:
         return 130
     finally:
-        recorder.destroy_node()
+        node.destroy_node()
         rclpy.try_shutdown()
-    return 0 if recorder.grids else 1
+    return 0 if reception.grids else 1
 
 
-def _listen(recorder: Recorder, arguments: argparse.Namespace) -> None:
+def _listen(node: Node, reception: Reception, arguments: argparse.Namespace) -> None:
     started, ready = time.monotonic(), False
-    while rclpy.ok() and len(recorder.stamps_ns) < arguments.grids:
-        rclpy.spin_once(recorder, timeout_sec=_SPIN_S)
+    while rclpy.ok() and len(reception.stamps_ns) < arguments.grids:
+        rclpy.spin_once(node, timeout_sec=_SPIN_S)
         now = time.monotonic()
-        if not ready and recorder.count_publishers(VOXELS):
+        if not ready and node.count_publishers(VOXELS):
             write_whole(arguments.folder / "ready", b"")
             ready = True
-        if recorder.arrivals_s and now - recorder.arrivals_s[-1] > arguments.silence:
+        if reception.arrivals_s and now - reception.arrivals_s[-1] > arguments.silence:
             break
-        if not recorder.arrivals_s and now - started > arguments.timeout:
+        if not reception.arrivals_s and now - started > arguments.timeout:
             break
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from occ_perception.frame import Frame
 from occ_perception.models import LIDAR_CARVING
 from occ_perception.occupancy import ModelInfo, Occupancy
 from occ_perception.viz.birds_eye import birds_eye
-from occ_perception.viz.colors import FREE_FLOOR, TEXT, TEXT_DIM, WARNING, LegendEntry, legend_of
+from occ_perception.viz.colors import BACKGROUND, FREE_FLOOR, TEXT, TEXT_DIM, WARNING, LegendEntry, legend_of
 from occ_perception.viz.drawing import banner, legend_block, stacked, text_block
 from occ_perception.viz.overlay import overlay_sheet
 from occ_perception.viz.scene import scene
@@ -61,37 +62,64 @@ def _needs_no_weights(info: ModelInfo) -> bool:
     return info.weights == "none" and info.name.replace("_", "-") == LIDAR_CARVING
 
 
-def overlay_picture(occupancy: Occupancy, frame: Frame, origin: Origin) -> Image.Image:
-    """The six camera images with the voxels in them."""
-    title = "Voxels in the camera images, each at its own stamp; where no voxel is drawn it is free or unknown"
-    return framed(overlay_sheet(occupancy, frame), title, occupancy, origin)
-
-
-def scene_picture(occupancy: Occupancy, origin: Origin) -> Image.Image:
-    """The grid in three dimensions."""
-    title = "Voxel grid from behind the vehicle"
-    return framed(scene(occupancy), title, occupancy, origin, _FLOOR_LEGEND)
-
-
-def birds_eye_picture(occupancy: Occupancy, origin: Origin) -> Image.Image:
-    """The grid from above."""
-    title = "Highest voxel of each column, forward is up"
-    return framed(birds_eye(occupancy), title, occupancy, origin, _FLOOR_LEGEND)
-
-
 _BAND = f"{FLOOR_BAND_M[0]:g} to {FLOOR_BAND_M[1]:g} m"
 _FLOOR_LEGEND = (
     LegendEntry(f"floor: seen to be free ({_BAND})", (FREE_FLOOR,)),
     LegendEntry(f"floor: unknown ({_BAND}; the share of the column)", hatched=True),
 )
+_TITLES = {
+    "overlay": "Voxels in the camera images, each at its own stamp; where no voxel is drawn it is free or unknown",
+    "scene": "Voxel grid from behind the vehicle",
+    "birds_eye": "Highest voxel of each column, forward is up",
+    "summary": "Voxels in the camera images, each at its own stamp (not drawn: free or unknown); from behind; from above",
+}
 
 
-def framed(
-    view: Image.Image, title: str, occupancy: Occupancy, origin: Origin, legend: tuple[LegendEntry, ...] = ()
-) -> Image.Image:
+def write_pictures(folder: Path, prefix: str, occupancy: Occupancy, frame: Frame | None, origin: Origin) -> list[Path]:
+    """Write ``<prefix>_scene.png``, ``_birds_eye.png`` and, given images, ``_overlay.png`` and ``_summary.png``.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    views = draw_views(occupancy, frame)
+    paths = [folder / f"{prefix}_{name}.png" for name in views]
+    for path, (name, view) in zip(paths, views.items(), strict=True):
+        write_png(finished(name, view, occupancy, origin), path)
+    return paths
+
+
+def draw_views(occupancy: Occupancy, frame: Frame | None) -> dict[str, Image.Image]:
+    """The pictures before anything is written on them, by name."""
+    draw: dict[str, Callable[[], Image.Image]] = {"scene": partial(scene, occupancy)}
+    if frame is not None and frame.images:
+        draw["overlay"] = partial(overlay_sheet, occupancy, frame)
+    draw["birds_eye"] = partial(birds_eye, occupancy)
+    # Rays walk in many small steps, which PyTorch's own threads slow down; whole pictures are the better share of work.
+    with _one_torch_thread(), ThreadPoolExecutor(2, thread_name_prefix="pictures") as pool:
+        drawn = {name: pool.submit(drawing) for name, drawing in draw.items()}
+    views = {name: picture.result() for name, picture in drawn.items()}
+    if "overlay" in views:
+        views["summary"] = _side_by_side(views["overlay"], views["scene"], views["birds_eye"])
+    return views
+
+
+def _side_by_side(above: Image.Image, left: Image.Image, right: Image.Image) -> Image.Image:
+    """One picture over two, scaled to fit."""
+    gap = 6
+    right = right.resize((round(right.width * left.height / right.height), left.height), Image.Resampling.LANCZOS)
+    width = left.width + gap + right.width
+    above = above.resize((width, round(above.height * width / above.width)), Image.Resampling.LANCZOS)
+    sheet = Image.new("RGB", (width, above.height + left.height), BACKGROUND)
+    for image, at in ((above, (0, 0)), (left, (0, above.height)), (right, (left.width + gap, above.height))):
+        sheet.paste(image, at)
+    return sheet
+
+
+def finished(name: str, view: Image.Image, occupancy: Occupancy, origin: Origin) -> Image.Image:
     """A view between its caption and its legend; with a banner across it if it is not perception."""
     width = view.width
-    parts = [_caption(width, title, occupancy, origin), view, legend_block(width, [*legend_of(occupancy), *legend])]
+    legend = [*legend_of(occupancy), *(() if name == "overlay" else _FLOOR_LEGEND)]
+    parts = [_caption(width, _TITLES[name], occupancy, origin), view, legend_block(width, legend)]
     if is_untrained(occupancy.info):
         parts.insert(1, banner(width, UNTRAINED, WARNING))
     return stacked(parts)
@@ -102,7 +130,7 @@ def _caption(width: int, title: str, occupancy: Occupancy, origin: Origin) -> Im
     sensors = [f"{len(occupancy.cameras_used)} of {len(occupancy.cameras)} cameras"] if occupancy.cameras else []
     sensors += ["LiDAR"] if occupancy.lidar_used else []
     made_by = f"{info.name}  ({weights_statement(info)}) from {' and '.join(sensors) or 'no sensor'}"
-    when = f"stamp {occupancy.stamp_ns / 1e9:.3f} s   input: {origin.data}   {origin.way}".rstrip()
+    when = " | ".join(part for part in (f"stamp {occupancy.stamp_ns / 1e9:.3f} s", origin.data, origin.way) if part)
     counts = f"{count_text(occupancy)} of {' x '.join(map(str, grid.size))} at {grid.voxel_size:g} m"
     paragraphs = [(made_by, 20, TEXT), (title, 14, TEXT), (when, 13, TEXT_DIM), (counts, 13, TEXT_DIM)]
     paragraphs += [(f"note: {note}", 13, _NOTE) for note in occupancy.notes]
@@ -117,27 +145,6 @@ def count_text(occupancy: Occupancy) -> str:
         f"voxels: {total - free - unknown:,} filled, {free:,} free ({free / total:.1%}), "
         f"{unknown:,} unknown ({unknown / total:.1%})"
     )
-
-
-def write_pictures(folder: Path, prefix: str, occupancy: Occupancy, frame: Frame | None, origin: Origin) -> list[Path]:
-    """Write ``<prefix>_overlay.png`` (if there is a frame with images), ``_scene.png`` and ``_birds_eye.png``.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    draw: dict[str, Callable[[], Image.Image]] = {
-        "scene": lambda: scene_picture(occupancy, origin),
-        "birds_eye": lambda: birds_eye_picture(occupancy, origin),
-    }
-    if frame is not None and frame.images:
-        draw["overlay"] = lambda: overlay_picture(occupancy, frame, origin)
-    # Rays walk in many small steps, which PyTorch's own threads slow down; whole pictures are the better share of work.
-    with _one_torch_thread(), ThreadPoolExecutor(2, thread_name_prefix="pictures") as pool:
-        pictures = {name: pool.submit(drawing) for name, drawing in draw.items()}
-    paths = [folder / f"{prefix}_{name}.png" for name in pictures]
-    for path, picture in zip(paths, pictures.values(), strict=True):
-        write_png(picture.result(), path)
-    return paths
 
 
 @contextmanager
