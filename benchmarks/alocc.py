@@ -45,7 +45,7 @@ def synthetic_inputs(config: object, step: int, device: torch.device) -> ALOccIn
     for yaw in np.deg2rad([55, 0, -55, 110, 180, -110]):
         forward, left = np.array([np.cos(yaw), np.sin(yaw), 0]), np.array([-np.sin(yaw), np.cos(yaw), 0])
         rots.append(np.stack([-left, [0, 0, -1], forward], axis=1))
-        trans.append(forward + [0, 0, 1.5])
+        trans.append([*forward[:2], 1.5])
     intrinsics = np.array([[1260.0, 0, 800], [0, 1260, 450], [0, 0, 1]])
     post_rot = np.diag([config.resize, config.resize, 1.0])
     post_tran = np.array([0.0, height - config.source_image_size[0] * config.resize, 0.0])

@@ -1,5 +1,7 @@
 """Occupancy flow: BEV correlation with the previous frame, then velocity bins per voxel (specs/alocc.md section 8b)."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,7 +47,9 @@ def correlation_scores(current: Tensor, previous: Tensor, taps: Taps) -> Tensor:
     maps = [current.movedim(-1, 1), warp(previous, taps).movedim(-1, 1)]
     here, there = (F.interpolate(m, size=size, mode="bilinear", align_corners=True) for m in maps)
     scores = local_cosine_similarity(here, there, _WINDOW, _DILATION) / -_TEMPERATURE
-    unknown = window_values(there.sum(dim=1) == 0, _WINDOW, _DILATION, fill=True)
+    # QUIRK: published as "the channels sum to exactly 0".  Testing for all channels 0 differs only where a known cell
+    # cancels to the last bit, an accident of rounding that no other order of summation reproduces.
+    unknown = window_values(~there.any(dim=1), _WINDOW, _DILATION, fill=True)
     return scores + _OUTSIDE_PENALTY * unknown
 
 
@@ -71,8 +75,21 @@ class FlowHead(PrototypeHead):
         """Voxel features [B, F, Y, X, Z] and correlation softmax [B, 121, Y/2, X/2] -> [B, F, Y, X, Z]."""
         cost = self.cost_volum_net(cost_volume)
         cost = F.interpolate(cost, size=features.shape[2:4], mode="bilinear", align_corners=True)
-        columns = cost.unsqueeze(-1).expand(-1, -1, -1, -1, features.shape[-1])
-        return self.flow_post_conv(torch.cat([columns, features], dim=1))
+        return F.relu(self._convolve_columns(cost, features))
+
+    def _convolve_columns(self, cost: Tensor, features: Tensor) -> Tensor:
+        """``flow_post_conv`` of [cost repeated over the height, features], before its ReLU.
+
+        What is constant along the height needs a 2-D convolution per height tap only: inside the grid the three add
+        up, at the bottom and the top one of them falls outside.
+        """
+        convolution = cast("nn.Conv3d", self.flow_post_conv[0])
+        cost_weight, feature_weight = convolution.weight.split([cost.shape[1], features.shape[1]], dim=1)
+        taps = F.conv2d(cost, cost_weight.movedim(-1, 0).flatten(0, 1), padding=1).chunk(3, dim=1)
+        inside = taps[0] + taps[1] + taps[2]
+        heights = features.shape[-1]
+        columns = [inside - taps[0], *[inside] * (heights - 2), inside - taps[2]]
+        return F.conv3d(features, feature_weight, convolution.bias, padding=1) + torch.stack(columns, dim=-1)
 
     def flow(self, features: Tensor, cost_volume: Tensor, observe: StageObserver) -> tuple[Tensor, Tensor | None]:
         """Velocity [B, Y, X, Z, 2] = (v_y, v_x) m/s and, in training mode, its bin logits [B, 176, Y, X, Z].
@@ -84,8 +101,17 @@ class FlowHead(PrototypeHead):
         if self.training:
             logits = self.flow_predicter(features)
             return expected_flow(logits), logits
-        rows = features.split(_ROWS_PER_CHUNK, dim=2)
-        return torch.cat([expected_flow(self.flow_predicter(part)) for part in rows], dim=1), None
+        rows = features.movedim(1, -1).split(_ROWS_PER_CHUNK, dim=1)
+        return torch.cat([self._flow_of_rows(part) for part in rows], dim=1), None
+
+    def _flow_of_rows(self, features: Tensor) -> Tensor:
+        """Channels-last features [..., F] -> expected velocity [..., 2]; the bins lie last for the softmax."""
+        first, last = cast("nn.Conv3d", self.flow_predicter[0]), cast("nn.Conv3d", self.flow_predicter[2])
+        weight = last.weight.flatten(1).unflatten(0, (FLOW_BINS, 2)).transpose(0, 1).flatten(0, 1)
+        bias = cast("Tensor", last.bias).view(FLOW_BINS, 2).T.flatten()
+        hidden = F.relu(F.linear(features, first.weight.flatten(1), first.bias))
+        logits = F.linear(hidden, weight, bias).unflatten(-1, (2, FLOW_BINS))
+        return torch.softmax(logits.float(), dim=-1) @ flow_bin_centres(logits.device)
 
 
 def expected_flow(logits: Tensor) -> Tensor:

@@ -4,7 +4,7 @@
 at a time, without the 17-frame concatenation (3-D: 1.4 GB) and with one warp per stored frame.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn

@@ -29,7 +29,7 @@ from occ_perception.layers.prototype_head import PrototypeHead
 from occ_perception.layers.residual_blocks import ResidualStages
 from occ_perception.layers.resnet import ResNet50
 from occ_perception.layers.stage_monitor import StageObserver, ignore_stages
-from occ_perception.layers.voxel_neck import BevNeck, HeightExpansion, VolumeNeck
+from occ_perception.layers.voxel_neck import BevNeck, HeightExpansion, VolumeNeck, scores_from_columns
 from occ_perception.models.alocc_config import ALOccConfig
 from occ_perception.models.alocc_types import ALOccInputs, ALOccOutput, ALOccState, Guidance
 from occ_perception.ops.cost_volume import stereo_cost_volume, sweep_coordinates
@@ -89,6 +89,7 @@ class ALOcc(nn.Module):
         self.img_bev_encoder_neck = neck(config.encoder_channels, config.neck_channels)
         if not config.volumetric:
             self.final_conv = HeightExpansion(config.neck_channels, config.voxel_channels, config.grid_size[2])
+        self.score_expansion: HeightExpansion | None = None
         head = FlowHead if config.flow else PrototypeHead
         self.alocc_head = head(config.queries, config.voxel_channels, lifted)
 
@@ -122,17 +123,18 @@ class ALOcc(nn.Module):
         # Align the stored volumes with this frame and fuse them.
         volume, history = self.fuse_with_history(inputs, volume, state, update, observe)
         # Encode, and score every voxel against the class prototypes.
-        voxels = self.encode(volume, observe)
-        logits = self.alocc_head(voxels)
-        observe("head.logits", logits)
+        features = self.encode(volume, observe)
+        voxels, logits = self.score_voxels(features, observe)
         flow, flow_logits, flow_map = self.predict_flow(inputs, voxels, state, observe)
         context = heads.context.unflatten(0, inputs.images.shape[:2])
         output = ALOccOutput(logits, flow, flow_logits, depth, context)
         return output, ALOccState(history, stereo_features, flow_map, inputs.cameras.bda)
 
     def prepare_for_inference(self) -> ALOcc:
-        """Fold the batch normalisations and lay the weights out channels-last; the network cannot be trained after."""
+        """Fold what is linear and lay the weights out channels-last; the network cannot be trained or saved after."""
         fold_batch_norms(self.eval().requires_grad_(False))
+        if not self.config.volumetric and not self.config.flow:
+            self.score_expansion = scores_from_columns(self.final_conv, self.alocc_head)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 module.to(memory_format=torch.channels_last)
@@ -257,24 +259,33 @@ class ALOcc(nn.Module):
         return warp_taps(motion, bda, before, metres, size)
 
     def encode(self, volume: Tensor, observe: StageObserver) -> Tensor:
-        """Fused volume [B, C, Y, X(, Z)] -> voxel features [B, F, Y, X, Z]."""
+        """Fused volume [B, C, Y, X(, Z)] -> features at full grid resolution, same axes."""
         stages = self.img_bev_encoder_backbone(volume)
         for index, stage in enumerate(stages):
             observe(f"enc{index}", stage)
         features = self.img_bev_encoder_neck(stages)
         observe("encneck", features)
-        if self.config.volumetric:
-            return features
-        voxels = self.final_conv(features)
-        observe("final_conv", voxels)
-        return voxels
+        return features
+
+    def score_voxels(self, features: Tensor, observe: StageObserver) -> tuple[Tensor | None, Tensor]:
+        """Voxel features [B, F, Y, X, Z] (None when they are not made) and logits [B, queries, Y, X, Z]."""
+        if self.score_expansion is not None:
+            voxels, logits = None, self.score_expansion(features)
+        else:
+            voxels = features
+            if not self.config.volumetric:
+                voxels = self.final_conv(features)
+                observe("final_conv", voxels)
+            logits = self.alocc_head(voxels)
+        observe("head.logits", logits)
+        return voxels, logits
 
     def predict_flow(
-        self, inputs: ALOccInputs, voxels: Tensor, state: ALOccState | None, observe: StageObserver
+        self, inputs: ALOccInputs, voxels: Tensor | None, state: ALOccState | None, observe: StageObserver
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Velocity per voxel, its bin logits (training mode only), and the BEV map that the next frame needs."""
         head = self.alocc_head
-        if not isinstance(head, FlowHead):
+        if not isinstance(head, FlowHead) or voxels is None:
             return None, None, None
         with torch.no_grad():
             current = bev_summary(voxels)
