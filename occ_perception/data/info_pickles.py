@@ -129,10 +129,7 @@ def _parse_version_1(raw: Raw, swap: bool) -> SampleInfo:
     return SampleInfo(
         token=raw["token"],
         stamp_ns=lidar.stamp_ns,
-        scene_token=str(raw.get("scene_token", "")),
-        scene_name=str(raw.get("scene_name") or _scene_of_labels(raw.get("occ_path"))),
-        previous=str(raw.get("prev") or ""),
-        next=str(raw.get("next") or ""),
+        **_place(raw),
         lidar=lidar,
         cameras=_version_1_cameras(raw["cams"]),
         boxes=_boxes(raw, swap) if "gt_boxes" in raw else None,
@@ -188,10 +185,7 @@ def _parse_version_2(raw: Raw, swap: bool, names: Mapping[int, str]) -> SampleIn
     return SampleInfo(
         token=raw["token"],
         stamp_ns=lidar.stamp_ns,
-        scene_token=str(raw.get("scene_token", "")),
-        scene_name=str(raw.get("scene_name") or _scene_of_labels(raw.get("occ_path"))),
-        previous=str(raw.get("prev") or ""),
-        next=str(raw.get("next") or ""),
+        **_place(raw),
         lidar=lidar,
         cameras={c: _version_2_camera(c, image, global_from_lidar) for c, image in raw["images"].items()},
         boxes=_instances(raw, swap, names) if "instances" in raw else None,
@@ -286,6 +280,16 @@ def _in_tree(path: str, channel: str = "") -> PurePosixPath:
     if len(parts) == 1 and channel:
         return PurePosixPath("samples", channel, parts[0])
     raise InvalidInputError(f"path '{path}': expected .../samples/... or .../sweeps/...")
+
+
+def _place(raw: Raw) -> dict[str, str]:
+    """Where a sample stands in the dataset, empty where the entry does not say."""
+    return {
+        "scene_token": str(raw.get("scene_token", "")),
+        "scene_name": str(raw.get("scene_name") or _scene_of_labels(raw.get("occ_path"))),
+        "previous": str(raw.get("prev") or ""),
+        "next": str(raw.get("next") or ""),
+    }
 
 
 def _scene_of_labels(label_folder: str | None) -> str:
