@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
-from nuscenes_tree import make_tree
+from nuscenes_tree import write_tree
 
 from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.nuscenes import NuScenes
@@ -14,15 +14,22 @@ from occ_perception.data.nuscenes_bag import from_nuscenes
 from occ_perception.data.point_clouds import points_from_message
 from occ_perception.data.sensor_messages import camera_from_message, image_from_message, stamp_to_ns
 from occ_perception.errors import DatasetError
-from occ_perception.geometry import TransformTree, inverse
+from occ_perception.geometry import TransformTree
 
+SMALL = (64, 36)
 KEYFRAMES = ["nuscenes_keyframe", "nuscenes_keyframe2"]
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     root = tmp_path_factory.mktemp("nuscenes")
-    return root, make_tree(root)
+    return write_tree(root, {"scene-0001": 3, "scene-0002": 2}, SMALL, sweeps=True, labels=False)
+
+
+@pytest.fixture
+def small_tree(tmp_path):
+    """A tree of one scene that may be damaged."""
+    return write_tree(tmp_path / "data", {"scene-0001": 2}, SMALL, sweeps=True, labels=False)
 
 
 def convert(root, output, *scenes, **options):
@@ -138,82 +145,77 @@ def test_keyframe_marker_names_the_tokens(keyframe, tmp_path):
     assert content["sample_data"]["cam_back"]["token"] == "03bea5763f0f4722933508d5999c5fd8"
 
 
-def test_sweeps_odometry_and_stamps_of_whole_scenes(tree, tmp_path):
-    root, drives = tree
-    paths = convert(root, tmp_path)
-    assert [p.name for p in paths] == [f"nuscenes-v1.0-mini-{name}" for name in drives]
-    for path, drive in zip(paths, drives.values(), strict=True):
+def test_whole_scenes_with_sweeps(tree, tmp_path):
+    source = NuScenes(tree.root)
+    paths = convert(tree.root, tmp_path)
+    assert [p.name for p in paths] == [f"nuscenes-v1.0-mini-{name}" for name in source.scene_names]
+    for index, (path, name) in enumerate(zip(paths, source.scene_names, strict=True)):
+        scene = source.scene(name)
         with BagReader(path) as bag:
             log = [m.log_time_ns for m in bag.messages()]
             assert log == sorted(log)
-            assert [m.log_time_ns for m in bag.messages(["/lidar_top/points"])] == drive.sweep_stamps()
-            assert len(list(bag.messages(["/nuscenes/sample"]))) == 3
+            for channel, records in scene.records.items():
+                suffix = "points" if channel == "LIDAR_TOP" else "image_raw/compressed"
+                stamps = [m.log_time_ns for m in bag.messages([f"/{channel.lower()}/{suffix}"])]
+                assert stamps == [r.stamp_ns for r in records]
+            markers = [json.loads(bag.decode(m).data) for m in bag.messages(["/nuscenes/sample"])]
+            assert [m["sample_token"] for m in markers] == tree.tokens[name]
             transforms = transform_tree(bag)
-            for stamp in drive.sweep_stamps():  # odom starts where the scene does: compare motions
-                start = drive.sweep_stamps()[0]
-                moved = inverse(transforms.lookup("odom", "base_link", start)) @ transforms.lookup(
-                    "odom", "base_link", stamp
-                )
-                np.testing.assert_allclose(
-                    moved, inverse(drive.odom_from_ego(start)) @ drive.odom_from_ego(stamp), atol=1e-9
-                )
-            odometry = [bag.decode(m) for m in bag.messages(["/odom"])]
-            steady = [o.twist.twist.linear.x for o in odometry[10:-10]]
-            np.testing.assert_allclose(steady, 8.0, atol=0.2)
+            for record in scene.records["LIDAR_TOP"]:
+                pose = transforms.lookup("odom", "base_link", record.stamp_ns)
+                np.testing.assert_allclose(pose, record.odom_from_ego(scene.origin), atol=1e-9)
+            steady = [bag.decode(m).twist.twist.linear.x for m in bag.messages(["/odom"])][10:-10]
+            np.testing.assert_allclose(steady, 6.0 + index, rtol=0.03)
 
 
 def test_choices(tree, tmp_path):
-    root, _ = tree
-    (path,) = convert(root, tmp_path, "scene-0002", keyframes_only=True, lidar=False, cameras=["cam_front"])
+    (path,) = convert(tree.root, tmp_path, "scene-0002", keyframes_only=True, lidar=False, cameras=["cam_front"])
     with BagReader(path) as bag:
         counts = {t.name: t.count for t in bag.topics}
-    assert counts["/cam_front/image_raw/compressed"] == 3
+    assert counts["/cam_front/image_raw/compressed"] == 2
     assert not any("lidar" in name or "cam_back" in name for name in counts)
-    (path,) = convert(root, tmp_path, "scene-0001", start_s=0.5, duration_s=0.4)
+    (path,) = convert(tree.root, tmp_path, "scene-0001", start_s=0.5, duration_s=0.4)
     with BagReader(path) as bag:
         stamps = [m.log_time_ns for m in bag.messages(["/lidar_top/points"])]
-        first = NuScenes(root).scene("scene-0001").records["CAM_FRONT_LEFT"][0].stamp_ns
-        assert len(stamps) == 8
-        assert min(stamps) >= first + 500_000_000
-        assert max(stamps) <= first + 900_000_000
+    first = NuScenes(tree.root).scene("scene-0001").records["CAM_FRONT_LEFT"][0].stamp_ns
+    assert len(stamps) == 8
+    assert min(stamps) >= first + 500_000_000
+    assert max(stamps) <= first + 900_000_000
 
 
-def test_partial_installs_convert_and_say_what_is_missing(tmp_path, caplog):
-    make_tree(tmp_path / "data", scenes=1, seconds=0.6)
-    absent = list((tmp_path / "data/sweeps/CAM_BACK").iterdir())
+def test_partial_installs_convert_and_say_what_is_missing(small_tree, tmp_path, caplog):
+    absent = list((small_tree.root / "sweeps/CAM_BACK").iterdir())
     for path in absent:
         path.unlink()
-    (bag_path,) = convert(tmp_path / "data", tmp_path / "bags")
+    (bag_path,) = convert(small_tree.root, tmp_path / "bags")
     with BagReader(bag_path) as bag:
         counts = {t.name: t.count for t in bag.topics}
         assert bag.custom_data["missing_files"] == str(len(absent))
-    assert counts["/cam_back/image_raw/compressed"] == 1
-    assert counts["/cam_front/image_raw/compressed"] == len(absent) + 1
+    assert counts["/cam_back/image_raw/compressed"] == 2
+    assert counts["/cam_front/image_raw/compressed"] == len(absent) + 2
     assert "files are not installed" in caplog.text
 
 
-def test_nothing_installed_is_an_error(tmp_path):
-    make_tree(tmp_path / "data", scenes=1, seconds=0.6)
-    for path in [*(tmp_path / "data/samples").rglob("*.*"), *(tmp_path / "data/sweeps").rglob("*.*")]:
+def test_nothing_installed_is_an_error(small_tree, tmp_path):
+    for path in [*(small_tree.root / "samples").rglob("*.*"), *(small_tree.root / "sweeps").rglob("*.*")]:
         path.unlink()
     with pytest.raises(DatasetError, match=r"none of its \d+ files is installed"):
-        convert(tmp_path / "data", tmp_path / "bags")
+        convert(small_tree.root, tmp_path / "bags")
 
 
-def test_a_damaged_file_leaves_no_bag(tmp_path):
-    make_tree(tmp_path / "data", scenes=1, seconds=0.6)
-    sweep = sorted((tmp_path / "data/sweeps/LIDAR_TOP").iterdir())[-1]
+def test_a_damaged_file_leaves_no_bag(small_tree, tmp_path):
+    sweep = sorted((small_tree.root / "sweeps/LIDAR_TOP").iterdir())[-1]
     sweep.write_bytes(sweep.read_bytes()[:-3])
     with pytest.raises(DatasetError, match=f"{sweep.name}.*truncated"):
-        convert(tmp_path / "data", tmp_path / "bags")
+        convert(small_tree.root, tmp_path / "bags")
     assert list((tmp_path / "bags").iterdir()) == []
 
 
 def test_unknown_names_list_what_there_is(tree, tmp_path):
     with pytest.raises(DatasetError, match=r"no scene 'scene-7'.*scene-0001"):
-        convert(tree[0], tmp_path, "scene-7")
+        convert(tree.root, tmp_path, "scene-7")
     with pytest.raises(DatasetError, match=r"no cameras \['CAM_UP'\].*CAM_FRONT"):
-        convert(tree[0], tmp_path, "scene-0001", cameras=["CAM_UP"])
+        convert(tree.root, tmp_path, "scene-0001", cameras=["CAM_UP"])
     with pytest.raises(DatasetError, match="nothing is chosen"):
-        convert(tree[0], tmp_path, "scene-0001", start_s=100)
+        convert(tree.root, tmp_path, "scene-0001", start_s=100)
     assert not list(tmp_path.iterdir())
