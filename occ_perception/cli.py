@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_models(verbs)
     _add_import(verbs)
     _add_bag(verbs)
+    _add_eval(verbs)
     _add_nodes(verbs)
     return parser
 
@@ -178,6 +179,14 @@ def _run_replay(arguments: argparse.Namespace) -> None:
     session = Session(create_model(arguments.model, arguments.weights, device), device)
     frames = replay_to_folder(arguments.bag, session, arguments.output)
     print(f"{frames} frames written to {arguments.output}")
+
+
+def _add_eval(verbs: argparse._SubParsersAction) -> None:
+    from occ_perception.evaluation import command
+
+    parser = verbs.add_parser("eval", help="score a model or prediction files on nuScenes, also with damaged inputs")
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
 
 
 def _add_nodes(verbs: argparse._SubParsersAction) -> None:

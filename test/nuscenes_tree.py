@@ -290,7 +290,7 @@ class _SceneWriter:
 def _seen_by_lidar(occupied: np.ndarray, position: np.ndarray) -> np.ndarray:
     """Voxels that dense rays from a position [3] reach, up to and including the first occupied one; bool [X, Y, Z]."""
     steps = np.arange(0.0, 50.0, 0.4, np.float32)
-    points = position.astype(np.float32) + steps[:, None, None] * ray_directions()[::2]
+    points = position.astype(np.float32) + steps[:, None, None] * ray_directions()
     cells, inside = OCC3D_GRID.cells_of(points.reshape(-1, 3))
     linear = OCC3D_GRID.linear_index(cells)
     hit = (occupied.ravel()[linear] & inside).reshape(points.shape[:2])

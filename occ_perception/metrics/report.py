@@ -74,7 +74,7 @@ class Report:
             "warnings": list(self.result.warnings),
             "counters": self.counters,
         }
-        return json.dumps(_null_for_nan(content), indent=2, allow_nan=False)
+        return json.dumps(null_for_nan(content), indent=2, allow_nan=False)
 
     def to_text(self) -> str:
         """Header, figures and one row per class; ratios in per cent with two decimals."""
@@ -88,7 +88,7 @@ class Report:
         table = [["class", *(f"{name} [{self._unit(name, values)}]" for name, values in columns.items())]]
         for row, class_name in enumerate(self.result.class_names):
             table.append([class_name, *(self._number(name, values[row]) for name, values in columns.items())])
-        return "\n".join(lines + _aligned(table)) + "\n"
+        return "\n".join(lines + aligned(table)) + "\n"
 
     def bars(self) -> Image.Image:
         """One bar per class of the first per-class figure, in the class's colour."""
@@ -167,7 +167,7 @@ def _class_colors(ontology: str) -> tuple[tuple[str, ...], tuple[tuple[int, int,
     return label_set.class_names, label_set.colors
 
 
-def _aligned(table: list[list[str]]) -> list[str]:
+def aligned(table: list[list[str]]) -> list[str]:
     """Rows as text: the first column left-aligned, the others right-aligned."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     return [
@@ -176,12 +176,12 @@ def _aligned(table: list[list[str]]) -> list[str]:
     ]
 
 
-def _null_for_nan(value: Any) -> Any:
+def null_for_nan(value: Any) -> Any:
     """The same nested structure with None for NaN (JSON has none)."""
     if isinstance(value, float):
         return None if math.isnan(value) else value
     if isinstance(value, Mapping):
-        return {key: _null_for_nan(item) for key, item in value.items()}
+        return {key: null_for_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_null_for_nan(item) for item in value]
+        return [null_for_nan(item) for item in value]
     return value
