@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 Payload = TypeVar("Payload")
 
 _MAX_MESSAGES = 256
+_INTERVALS = 8
 
 
 class Drop(str, Enum):
@@ -42,7 +43,7 @@ class Arrival(Generic[Payload]):
         stamp_ns: when it was measured.
         arrival_ns: when it came, on the caller's clock.
         payload: whatever the caller gave.
-        interval_ns: time since the sensor's previous stamp; None if there was none.
+        interval_ns: shortest of the sensor's last intervals between stamps; None if there was none.
         fate: what it counts as if it is forgotten now; None: a set used it.
     """
 
@@ -70,6 +71,7 @@ class SensorStream(Generic[Payload]):
         self.offset_ns = offset_ns
         self.arrivals: deque[Arrival[Payload]] = deque()
         self.newest: Arrival[Payload] | None = None
+        self._intervals: deque[int] = deque(maxlen=_INTERVALS)
         self._tolerance_ns = tolerance_ns
         self._jump_back_ns = jump_back_ns
         self._silent_after_ns = silent_after_ns
@@ -90,7 +92,8 @@ class SensorStream(Generic[Payload]):
     def append(self, arrival: Arrival[Payload]) -> list[Arrival[Payload]]:
         """Keep a message; returns those that waited too long, which are forgotten."""
         if self.newest is not None:
-            arrival.interval_ns = arrival.stamp_ns - self.newest.stamp_ns
+            self._intervals.append(arrival.stamp_ns - self.newest.stamp_ns)
+            arrival.interval_ns = min(self._intervals)
         self.newest = arrival
         self.arrivals.append(arrival)
         forgotten = self._take_until(arrival.stamp_ns - self._kept_ns)
@@ -106,8 +109,8 @@ class SensorStream(Generic[Payload]):
     def pick(self, reference_ns: int) -> tuple[Arrival[Payload] | None, bool]:
         """The message nearest to a reference time, and whether that is settled: no later one is nearer, or will come.
 
-        Decided from stamps alone: the next message is taken to come one interval after the last (the tolerance after
-        the first).
+        Decided from stamps alone: the next message is taken to come no sooner than the shortest of the last intervals
+        (nuScenes' cameras alternate between 50 and 100 ms), the tolerance after the first.
         """
         expected_ns = reference_ns + self.offset_ns
         best: Arrival[Payload] | None = None
@@ -135,6 +138,7 @@ class SensorStream(Generic[Payload]):
             arrival.fate = arrival.fate and Drop.WENT_BACK
         self.arrivals.clear()
         self.newest = None
+        self._intervals.clear()
         return forgotten
 
     def silent(self, now_ns: int, since_ns: int) -> bool:

@@ -1,0 +1,229 @@
+"""The offline replayer: the frames of a bag are those that were recorded, always the same, and damage is survived."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from occ_perception.data import bag_messages
+from occ_perception.data.bag_messages import StampedTransform
+from occ_perception.data.bag_reader import BagReader
+from occ_perception.data.bag_writer import reliable_qos
+from occ_perception.data.drive_bag import DriveBag
+from occ_perception.data.synthetic_drive import SyntheticDrive, write_synthetic_bag
+from occ_perception.errors import ConfigurationError, DatasetError, InvalidInputError
+from occ_perception.geometry import CameraRig, VoxelGrid, transform_points
+from occ_perception.models import create_model
+from occ_perception.models.base import ImageSpec, ModelOutput
+from occ_perception.occupancy import ModelInfo, Visibility
+from occ_perception.ontology import FREE, GEOMETRY
+from occ_perception.parameters import Parameters
+from occ_perception.replay import BagFrames, replay, replay_to_folder
+from occ_perception.session import Session
+
+SIZE = (96, 54)
+SECONDS = 0.8
+
+
+class Hits:
+    """A model for tests: voxels with LiDAR points are occupied, all else is free; with images, it counts those."""
+
+    uses_lidar = True
+    history_interval_s = 0.0
+
+    def __init__(self, images: bool = False, refuse: int = 0) -> None:
+        self.info = ModelInfo("hits", GEOMETRY, VoxelGrid((-20, -20, -1), 0.5, (80, 80, 8)))
+        self.image_spec = ImageSpec(32, 64, resize=0.04) if images else None
+        self.refuse = refuse
+
+    def step(self, inputs, state, prev_ego_from_ego):
+        if self.refuse:
+            self.refuse -= 1
+            raise InvalidInputError("not this one")
+        semantics = np.full(self.info.grid.size, FREE, np.uint8)
+        for sweep in inputs.frame.lidar:
+            points = transform_points(sweep.ego_from_lidar, sweep.points[:, :3])
+            cells, inside = self.info.grid.cells_of(points)
+            semantics[tuple(cells[inside].T)] = 0
+        visibility = np.where(semantics == FREE, Visibility.FREE_SEEN, Visibility.OCCUPIED_SEEN).astype(np.uint8)
+        return ModelOutput(torch.from_numpy(semantics), torch.from_numpy(visibility), state=0, state_frames=0)
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory):
+    path = tmp_path_factory.mktemp("replay") / "bag"
+    return write_synthetic_bag(path, seconds=SECONDS, image_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def drive():
+    return SyntheticDrive(SECONDS, image_size=SIZE)
+
+
+def frames_of(path, parameters=None, **use):
+    with BagReader(path) as reader:
+        return list(BagFrames(reader, parameters, **use))
+
+
+def test_frames_are_what_was_recorded(bag, drive):
+    frames = frames_of(bag)
+    assert [f.stamp_ns for f in frames] == [drive.image_stamp("cam_front", s) for s in drive.set_stamps()]
+    for frame in frames:
+        assert set(frame.images) == set(drive.rig) == set(frame.rig)
+        assert frame.notes == ()
+        np.testing.assert_allclose(frame.odom_from_ego, drive.odom_from_ego(frame.stamp_ns), atol=1e-9)
+        for name, image in frame.images.items():
+            assert image.data == drive.jpeg(name, image.stamp_ns)
+            np.testing.assert_allclose(image.odom_from_ego, drive.odom_from_ego(image.stamp_ns), atol=1e-9)
+            np.testing.assert_array_equal(frame.rig[name].intrinsics, drive.rig[name].intrinsics)
+            np.testing.assert_allclose(frame.rig[name].ego_from_camera, drive.rig[name].ego_from_camera, atol=1e-9)
+        (sweep,) = frame.lidar
+        scan = drive.scan(sweep.stamp_ns)
+        np.testing.assert_array_equal(sweep.points, scan.points)
+        np.testing.assert_array_equal(sweep.offsets_s, scan.offsets_s)
+        np.testing.assert_allclose(sweep.odom_from_ego, drive.odom_from_ego(sweep.stamp_ns), atol=1e-9)
+        np.testing.assert_allclose(sweep.ego_from_lidar, drive.ego_from_lidar, atol=1e-9)
+
+
+def test_usual_offsets_give_the_sets_in_which_the_cameras_were_fired(bag, drive):
+    """By stamps alone the nearest image may be of the previous set: nuScenes' cameras fire over 43 ms."""
+    offsets = {name: drive.image_stamp(name, 0) * 1e-9 for name in drive.rig} | {"lidar_top": 0.0}
+    frames = frames_of(bag, Parameters(offsets=offsets))
+    assert len(frames) == len(drive.set_stamps())
+    for frame, set_stamp in zip(frames, drive.set_stamps(), strict=True):
+        stamps = {name: image.stamp_ns for name, image in frame.images.items()}
+        assert stamps == {name: drive.image_stamp(name, set_stamp) for name in drive.rig}
+        assert frame.lidar[0].stamp_ns == set_stamp
+
+
+def test_without_images_every_sweep_is_a_frame(bag, drive):
+    frames = frames_of(bag, images=False)
+    assert [f.stamp_ns for f in frames] == drive.sweep_stamps()
+    assert all(not f.images and len(f.lidar) == 1 for f in frames)
+
+
+def test_replay_is_deterministic_and_the_same_from_both_storages(bag, tmp_path):
+    sqlite = write_synthetic_bag(tmp_path / "bag", seconds=SECONDS, image_size=SIZE, storage="sqlite3")
+    runs = [list(replay(path, Session(Hits(images=True)))) for path in (bag, bag, sqlite)]
+    assert len(runs[0]) > 5
+    for run in runs[1:]:
+        assert [o.stamp_ns for o in run] == [o.stamp_ns for o in runs[0]]
+        for a, b in zip(run, runs[0], strict=True):
+            np.testing.assert_array_equal(a.semantics, b.semantics)
+            np.testing.assert_array_equal(a.visibility, b.visibility)
+            assert a.cameras_used == b.cameras_used == tuple(sorted(a.cameras_used))
+
+
+def test_replay_equals_the_session_on_the_drive_itself(bag, drive):
+    session = Session(Hits())
+    direct = [session.step(frame) for frame in (drive.frame(s, images=False) for s in drive.sweep_stamps())]
+    replayed = list(replay(bag, Session(Hits())))
+    assert [o.stamp_ns for o in replayed] == [o.stamp_ns for o in direct]
+    for a, b in zip(replayed, direct, strict=True):  # mountings went through quaternions: 1e-16, or one voxel's border
+        assert np.count_nonzero(a.semantics != b.semantics) <= 3
+
+
+def test_lidar_carving_from_a_bag_to_files(tmp_path):
+    path = write_synthetic_bag(tmp_path / "bag", seconds=0.2, image_size=SIZE, cameras=("cam_front",))
+    count = replay_to_folder(path, Session(create_model("lidar-carving", None, "cpu")), tmp_path / "out")
+    files = sorted((tmp_path / "out").iterdir())
+    assert count == len(files) == 4
+    with np.load(files[-1], allow_pickle=False) as file:
+        assert int(file["stamp_ns"]) == int(files[-1].stem)
+        assert file["semantics"].shape == (200, 200, 16)
+        assert str(file["ontology"]) == "geometry"
+        assert str(file["model"]) == "lidar-carving"
+        occupied = np.isin(file["semantics"], range(len(file["class_names"])))
+        assert occupied.sum() > 2000
+        assert (file["visibility"][file["semantics"] == FREE] == Visibility.FREE_SEEN).all()
+
+
+def test_cut_off_bags_give_the_frames_before_the_damage(bag, drive, tmp_path, caplog):
+    file = tmp_path / "cut.mcap"
+    file.write_bytes((bag / "bag.mcap").read_bytes())
+    os.truncate(file, file.stat().st_size // 2)
+    stamps = [o.stamp_ns for o in replay(file, Session(Hits()))]
+    assert 3 < len(stamps) < len(drive.sweep_stamps())
+    assert stamps == drive.sweep_stamps()[: len(stamps)]
+    assert "cut.mcap: cut off" in caplog.text
+
+
+def test_frames_the_session_refuses_are_left_out(bag, drive, caplog):
+    stamps = [o.stamp_ns for o in replay(bag, Session(Hits(refuse=2)))]
+    assert stamps == drive.sweep_stamps()[2:]
+    assert "not this one" in caplog.text
+
+
+def test_nothing_perceived_is_an_error(bag):
+    with pytest.raises(DatasetError, match="no frame could be perceived: not this one"):
+        list(replay(bag, Session(Hits(refuse=1000))))
+
+
+def write_bag(path, drive, stamps, tf_delay_ns=0, tf=True, jpeg=None, static=True):
+    """A bag of the front camera and the LiDAR at chosen stamps; /tf may come later than it is stamped."""
+    rig = CameraRig({"cam_front": drive.rig["cam_front"]})
+    with DriveBag(path, rig) as bag:
+        if static:
+            bag.write_static(stamps[0] - 1, {"lidar_top": drive.ego_from_lidar})
+        bag.add_topic("/tf", bag_messages.TRANSFORMS, reliable_qos(10))
+        events = [(s, s, "data") for s in stamps]
+        events += [(s + tf_delay_ns, s, "tf") for s in range(stamps[0], max(stamps) + 1, 10_000_000)] if tf else []
+        for log, stamp, kind in sorted(events):
+            if kind == "tf":
+                edge = StampedTransform.of(stamp, "odom", "base_link", drive.odom_from_ego(stamp))
+                bag.write("/tf", log, bag_messages.transforms([edge]))
+            else:
+                bag.write_image(stamp, "cam_front", jpeg or drive.jpeg("cam_front", stamp))
+                scan = drive.scan(stamp)
+                bag.write_points(stamp, "lidar_top", scan.points, scan.rings, None)
+    return path
+
+
+def test_late_transforms_are_waited_for_but_not_for_ever(drive, tmp_path):
+    stamps = drive.sweep_stamps()[:8]
+    late = frames_of(write_bag(tmp_path / "late", drive, stamps, tf_delay_ns=60_000_000))
+    assert [f.stamp_ns for f in late] == stamps
+    assert [f.odom_from_ego is not None for f in late] == [False, False] + [True] * 6  # none known for the first 60 ms
+    too_late = frames_of(write_bag(tmp_path / "too_late", drive, stamps, tf_delay_ns=250_000_000))
+    assert [f.stamp_ns for f in too_late] == stamps
+    assert all(f.odom_from_ego is None and "no pose" in " ".join(f.notes) for f in too_late)
+
+
+def test_without_transforms_of_the_vehicle_frames_have_no_pose(drive, tmp_path):
+    frames = frames_of(write_bag(tmp_path / "bag", drive, drive.sweep_stamps()[:3], tf=False))
+    assert len(frames) == 3
+    assert all(f.odom_from_ego is None and f.images and f.lidar for f in frames)
+
+
+def test_images_that_are_none_cost_only_themselves(drive, tmp_path):
+    frames = frames_of(write_bag(tmp_path / "bag", drive, drive.sweep_stamps()[:3], jpeg=b"no picture"))
+    assert len(frames) == 3
+    assert all(not f.images and len(f.lidar) == 1 for f in frames)
+    assert all("expected JPEG or PNG" in " ".join(f.notes) for f in frames)
+
+
+def test_the_only_unmounted_sensors_are_an_error_that_says_so(drive, tmp_path):
+    path = write_bag(tmp_path / "bag", drive, drive.sweep_stamps()[:3], static=False)
+    frames = frames_of(path)
+    assert all(not f.lidar and not f.images for f in frames)
+    assert all("lidar_top" in " ".join(f.notes) for f in frames)
+
+
+def test_a_bag_without_the_topics_says_what_it_has_and_what_is_wanted(bag, tmp_path):
+    with pytest.raises(DatasetError, match=r"wanted cameras \['cam_up'\].*/cam_front/image_raw/compressed"):
+        frames_of(bag, Parameters(cameras=("cam_up",)))
+    with pytest.raises(DatasetError, match="wanted LiDAR 'lidar_side'"):
+        frames_of(bag, Parameters(lidar="lidar_side"))
+    with DriveBag(tmp_path / "empty", CameraRig()) as empty:
+        empty.write_text(1, "/chatter", "hello")
+    with pytest.raises(DatasetError, match=r"wanted camera images.*/chatter \[std_msgs/msg/String\]"):
+        frames_of(tmp_path / "empty")
+    with pytest.raises(ConfigurationError, match="anchor"):
+        frames_of(bag, Parameters(anchor="cam_up"))
+
+
+def test_chosen_cameras_and_no_lidar(bag):
+    frames = frames_of(bag, Parameters(cameras=("cam_back", "cam_front"), lidar="none"))
+    assert frames
+    assert all(set(f.rig) == {"cam_back", "cam_front"} and not f.lidar for f in frames)
