@@ -100,15 +100,20 @@ create_environment() {
 # The CPU build of PyTorch is 0.2 GB, the CUDA build that PyPI has for Linux some 3 GB. The CPU build has an index of its
 # own; it is used only if pip, as it is configured here, does not offer a CPU build anyway, and if it can be reached: pip
 # waits and retries for minutes on an index that cannot be.
+CAN_REACH='
+import sys, urllib.request
+try:
+    urllib.request.urlopen(sys.argv[1], timeout=5)
+except OSError as error:
+    sys.exit(f"{sys.argv[1]}: {error}")
+'
 torch_index() {
   local cpu=https://download.pytorch.org/whl/cpu
   if [[ ${TORCH_INDEX:-} == default ]]; then return; fi
   if [[ -n ${TORCH_INDEX:-} ]]; then echo "$TORCH_INDEX"; return; fi
   if pip install --quiet --dry-run --ignore-installed --no-deps --report - "$1" |
     grep -c '"version": "[0-9.]*+cpu"' >/dev/null; then return; fi
-  if "$VENV/bin/python" -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)' "$cpu/torch/"; then
-    echo "$cpu"
-  fi
+  if "$VENV/bin/python" - "$cpu/torch/" <<<"$CAN_REACH"; then echo "$cpu"; fi
 }
 
 install_pytorch() {
