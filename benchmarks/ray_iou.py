@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -50,11 +49,8 @@ def main() -> None:
     def cast() -> EvaluationRays:
         return cast_evaluation_rays(truth, prediction, origins, OCC3D, device=arguments.device)
 
-    rows: list[dict[str, object]] = []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        stage = f"cast {MAX_ORIGINS} x {len(ray_directions())} rays, two grids ({arguments.device}, {threads} threads)"
-        rows.append({"stage": stage, **measure(cast, repeats=10), "target_ms": TARGET_MS})
+    stage = f"cast {MAX_ORIGINS} x {len(ray_directions())} rays, two grids ({arguments.device}, one core)"
+    rows = [{"stage": stage, **measure(cast, repeats=10), "target_ms": TARGET_MS}]
     rays = cast()
     instances = (truth == OCC3D.id_of("car")).astype(np.uint8)
     rows.append({"stage": "count RayIoU", **measure(lambda: RayIoU().update(rays))})

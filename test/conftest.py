@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
+
+from occ_perception.ops.threads import one_torch_thread
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("OCC_PERCEPTION_SHARED", REPOSITORY.parent / "shared"))
@@ -28,7 +29,14 @@ def keyframe(shared: Path) -> Path:
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Many small tensor operations in one thread: with more they wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_torch_thread():
+        yield
+
+
+@pytest.fixture(scope="session")
+def synthetic_nuscenes(tmp_path_factory: pytest.TempPathFactory):
+    """A small synthetic nuScenes tree of three scenes with 2, 3 and 1 keyframes (`nuscenes_tree.NuScenesTree`)."""
+    from nuscenes_tree import write_tree
+
+    root = tmp_path_factory.mktemp("nuscenes")
+    return write_tree(root, {"scene-0001": 2, "scene-0002": 3, "scene-0003": 1})

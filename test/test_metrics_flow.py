@@ -12,8 +12,6 @@ from occ_perception.metrics.evaluation_rays import cast_evaluation_rays
 from occ_perception.metrics.flow import OpenOccScore
 from occ_perception.ontology import FREE, OPENOCC
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CASES = ["perfect", "zero_flow", "swapped_xy_flow", "shift_x1", "all_free"]
 SHAPE = (200, 200, 16)
 

@@ -13,8 +13,6 @@ from occ_perception.metrics.evaluation_rays import cast_evaluation_rays, ray_dir
 from occ_perception.metrics.ray_iou import RayIoU
 from occ_perception.ontology import FREE, OCC3D, UNKNOWN
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CASES = ["perfect", "all_free", "shift_x1", "noise", "class_confusion", "outside_mask_filled"]
 
 

@@ -12,8 +12,6 @@ from occ_perception.metrics.evaluation_rays import cast_evaluation_rays
 from occ_perception.metrics.ray_pq import RayPQ
 from occ_perception.ontology import OCC3D
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CASES = [
     "perfect",
     "perfect_with_merged_stuff",

@@ -19,8 +19,6 @@ from occ_perception.metrics.report import Report
 from occ_perception.metrics.semantic_iou import SemanticIoU
 from occ_perception.ontology import FREE, OCC3D, OPENOCC
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 METRICS = [SemanticIoU, RayIoU, RayPQ, OpenOccScore, OpenOccupancyScore, LidarsegIoU, PanopticQuality]
 
 

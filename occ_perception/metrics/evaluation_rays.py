@@ -13,6 +13,7 @@ from occ_perception.geometry import OCC3D_GRID, VoxelGrid, inverse
 from occ_perception.metrics.checks import check_ground_truth, check_prediction, check_shape
 from occ_perception.ontology import FREE, Ontology
 from occ_perception.ops.ray_casting import cast_rays
+from occ_perception.ops.threads import one_torch_thread
 
 MAX_ORIGINS = 8
 ORIGIN_RANGE_M = 39.0
@@ -101,7 +102,7 @@ def cast_evaluation_rays(
         origins: float64 [T, 3], metres, the grid's frame (`ray_origins`).
         ontology: label set of both.
         grid: geometry of both.
-        device: where to cast.
+        device: where to cast; on the CPU one core is used, whatever PyTorch's number of threads.
 
     Raises:
         InvalidInputError: wrong shapes, dtypes, class ids or origins.
@@ -111,7 +112,8 @@ def cast_evaluation_rays(
     check_shape("ground truth", ground_truth, grid.size)
     start, direction = _voxel_rays(origins, grid)
     occupied = torch.from_numpy(np.stack([ground_truth != FREE, prediction != FREE])).to(device)
-    hits = cast_rays(occupied, start.to(device), direction.to(device))
+    with one_torch_thread():
+        hits = cast_rays(occupied, start.to(device), direction.to(device))
     cells = hits.cell.cpu().numpy().astype(np.int64)
     depths = hits.distance.cpu().numpy() * np.float32(grid.voxel_size)
     linear = grid.linear_index(cells)
