@@ -60,7 +60,7 @@ check_machine() {
 
 # --- Steps ------------------------------------------------------------------------------------------------------------
 
-CHAIN=""  # hash over the inputs of all steps so far: a step that is redone makes those behind it be redone
+CHAIN=""  # hash over the inputs of all steps so far: when one changes, the steps behind it are redone too
 
 # step <name> <advice if it fails> <command...>, with the files it depends on in the array INPUTS
 step() {
