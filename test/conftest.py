@@ -1,4 +1,4 @@
-"""Shared paths and fixtures. Reference data lies outside the repository; tests that need it skip, and say so, without it."""
+"""Shared paths and fixtures. Reference data lies outside the repository; tests that need it skip without it, and say so."""
 
 import os
 from collections.abc import Iterator
