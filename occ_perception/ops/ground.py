@@ -132,7 +132,7 @@ def _cell_index(points: np.ndarray, lower: np.ndarray, cell: float, ny: int) -> 
 def _lowest_per_cell(points: np.ndarray, lower: np.ndarray, upper: np.ndarray, cell: float) -> np.ndarray:
     """Index of the lowest point of every square cell that has any, int64 [C], by cell."""
     nx, ny = _cell_count(lower, upper, cell)
-    falling = np.argsort(-points[:, 2], kind="stable")
+    falling = np.argsort(points[:, 2])[::-1]
     lowest = np.full(nx * ny, -1, np.int64)
     lowest[_cell_index(points, lower, cell, ny)[falling]] = falling  # the last to write is the lowest
     return lowest[lowest >= 0]

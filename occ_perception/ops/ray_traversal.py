@@ -90,18 +90,68 @@ def last_beam_through(
     """
     segments = clip_to_grid(origins, ends, grid)
     ranks = np.zeros(len(segments.beam), np.int64) if rank is None else np.asarray(rank)[segments.beam]
+    crossings = _crossings(segments, grid)
+    beams = segments.beam.astype(np.int32)
+    starts = _start_voxels(segments, crossings, beams, ranks, grid)
+    runs = [_runs_along(axis, segments, crossings, beams, ranks, grid) for axis in range(3)]
     padded = np.full(np.prod(_padded_size(grid)), -1, np.int32)
-    starts, axes = _runs(segments, ranks, grid)
     for value in np.unique(ranks):
-        padded[starts.cell[starts.of_rank(value)]] = starts.beam[starts.of_rank(value)]
-        for runs in axes:
-            _write_runs(padded, runs, runs.of_rank(value))
+        for part in (starts, *runs):
+            _write_runs(padded, part, slice(*np.searchsorted(part.rank, (value, value + 1))))
     return np.ascontiguousarray(padded.reshape(_padded_size(grid))[1:-1, 1:-1, 1:-1])
+
+
+def _padded_size(grid: VoxelGrid) -> tuple[int, int, int]:
+    """One cell more on every side, so that rounding at the border cannot leave the array."""
+    return (grid.size[0] + 2, grid.size[1] + 2, grid.size[2] + 2)
+
+
+def _strides(grid: VoxelGrid) -> tuple[np.int32, np.int32, np.int32]:
+    """Of linear indices into the padded grid."""
+    _, size_y, size_z = _padded_size(grid)
+    return np.int32(size_y * size_z), np.int32(size_z), np.int32(1)
+
+
+@dataclass(frozen=True)
+class _Crossings:
+    """Where segments cross the planes of each axis; arrays [3, M] unless noted.
+
+    Attributes:
+        first_cell: int32, of the start.
+        step: int32, -1, 0 or 1.
+        count: int32, planes crossed, without the one into the voxel a beam ends in.
+        first_time: float64, of the first crossing, as a fraction of the segment (without meaning if there is none).
+        spacing: float64, from one crossing to the next.
+        passes_start: bool [M], whether the start voxel is passed: not if the beam ends in it.
+    """
+
+    first_cell: np.ndarray
+    step: np.ndarray
+    count: np.ndarray
+    first_time: np.ndarray
+    spacing: np.ndarray
+    passes_start: np.ndarray
+
+
+def _crossings(segments: Segments, grid: VoxelGrid) -> _Crossings:
+    last_index = np.asarray(grid.size, np.int32)[:, None] - 1
+    direction = segments.end - segments.start
+    first_cell = np.minimum(segments.start.astype(np.int32), last_index)  # positions are >= 0: the cast is the floor
+    last_cell = np.minimum(segments.end.astype(np.int32), last_index)
+    step, count = np.sign(last_cell - first_cell), np.abs(last_cell - first_cell)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        spacing = step / direction
+        first_time = (first_cell + (step > 0) - segments.start) / direction
+        last_time = np.where(count > 0, first_time + (count - 1) * spacing, -1.0)
+    moves = count.any(axis=0)
+    ends = np.flatnonzero(segments.ends_inside & moves)
+    count[last_time[:, ends].argmax(axis=0), ends] -= 1  # the last crossing of all leads into the end voxel
+    return _Crossings(first_cell, step, count, first_time, spacing, moves | ~segments.ends_inside)
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """Crossings of beams with the planes of one axis, ordered by rank and then by falling length; arrays are [R].
+    """Crossings of beams with the planes of one axis, ordered by rank and then by rising length; arrays are [R].
 
     Attributes:
         beam: int32.
@@ -121,114 +171,86 @@ class _Runs:
     stride: np.ndarray
     position: tuple[np.ndarray, np.ndarray]
     slope: tuple[np.ndarray, np.ndarray]
-    other_strides: tuple[int, int]
-
-    def of_rank(self, value: int) -> slice:
-        return slice(*np.searchsorted(self.rank, (value, value + 1)))
+    other_strides: tuple[np.int32, np.int32]
 
 
-@dataclass(frozen=True)
-class _Starts:
-    """Start voxels of beams, ordered by rank; arrays are [S]."""
+def _runs_along(
+    axis: int, segments: Segments, crossings: _Crossings, beams: np.ndarray, ranks: np.ndarray, grid: VoxelGrid
+) -> _Runs:
+    strides = _strides(grid)
+    order = _order(ranks, crossings.count[axis])
+    step, time = crossings.step[axis], crossings.first_time[axis]
+    # The slope of a run of one is not needed, and could be infinite.
+    spacing = np.where(crossings.count[axis] > 1, crossings.spacing[axis], 0.0)
 
-    beam: np.ndarray
-    rank: np.ndarray
-    cell: np.ndarray
+    def along(other: int) -> tuple[np.ndarray, np.ndarray]:
+        start, direction = segments.start[other], segments.end[other] - segments.start[other]
+        with np.errstate(invalid="ignore", over="ignore"):  # of beams without a run, which are left out
+            position, slope = start + 1.0 + time * direction, spacing * direction
+            return position.astype(np.float32)[order], slope.astype(np.float32)[order]
 
-    def of_rank(self, value: int) -> slice:
-        return slice(*np.searchsorted(self.rank, (value, value + 1)))
+    first, second = ((1, 2), (0, 2), (0, 1))[axis]
+    position, slope = zip(along(first), along(second), strict=True)
+    return _Runs(
+        beam=beams[order],
+        rank=ranks[order],
+        count=crossings.count[axis][order],
+        cell=((crossings.first_cell[axis] + step + 1) * strides[axis])[order],
+        stride=(step * strides[axis])[order],
+        position=position,
+        slope=slope,
+        other_strides=(strides[first], strides[second]),
+    )
 
 
-def _padded_size(grid: VoxelGrid) -> tuple[int, int, int]:
-    """One cell more on every side, so that rounding at the border cannot leave the array."""
-    return (grid.size[0] + 2, grid.size[1] + 2, grid.size[2] + 2)
-
-
-def _runs(segments: Segments, ranks: np.ndarray, grid: VoxelGrid) -> tuple[_Starts, tuple[_Runs, ...]]:
-    """Start voxels, and runs along x, y and z, in the padded grid."""
-    _, size_y, size_z = _padded_size(grid)
-    strides = (size_y * size_z, size_z, 1)
-    last_index = np.asarray(grid.size)[:, None] - 1
-    direction = segments.end - segments.start
-    first_cell = np.minimum(segments.start.astype(np.int32), last_index)  # positions are >= 0: the cast is the floor
-    last_cell = np.minimum(segments.end.astype(np.int32), last_index)
-    step = np.sign(last_cell - first_cell)
-    count = np.abs(last_cell - first_cell)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # Crossing j of a run happens at the fraction first_time + j * spacing of the segment.
-        spacing = step / direction
-        first_time = (first_cell + (step > 0) - segments.start) / direction
-    has_start = _leave_out_end_voxel(count, first_time, spacing, segments.ends_inside)
-    beam = segments.beam.astype(np.int32)
-
-    def runs_along(axis: int, others: tuple[int, int]) -> _Runs:
-        order = _order(ranks, count[axis])
-        n, time, gap = count[axis][order], first_time[axis][order], spacing[axis][order]
-        gap[n == 1] = 0.0  # the slope of a run of one is not used, and could be infinite
-        along = [direction[other][order] for other in others]
-        begin = [segments.start[other][order] + 1.0 for other in others]
-        return _Runs(
-            beam=beam[order],
-            rank=ranks[order],
-            count=n,
-            cell=(first_cell[axis][order] + step[axis][order] + 1) * np.int32(strides[axis]),
-            stride=step[axis][order] * np.int32(strides[axis]),
-            position=((begin[0] + time * along[0]).astype(np.float32), (begin[1] + time * along[1]).astype(np.float32)),
-            slope=((gap * along[0]).astype(np.float32), (gap * along[1]).astype(np.float32)),
-            other_strides=(strides[others[0]], strides[others[1]]),
-        )
-
-    order = _order(ranks, has_start.astype(np.int32))
-    starts = _Starts(beam[order], ranks[order], np.asarray(strides, np.int32) @ (first_cell[:, order] + 1))
-    return starts, (runs_along(0, (1, 2)), runs_along(1, (0, 2)), runs_along(2, (0, 1)))
+def _start_voxels(
+    segments: Segments, crossings: _Crossings, beams: np.ndarray, ranks: np.ndarray, grid: VoxelGrid
+) -> _Runs:
+    """Start voxels as runs of one crossing each."""
+    order = _order(ranks, crossings.passes_start.astype(np.int32))
+    cell = np.asarray(_strides(grid)) @ (crossings.first_cell[:, order] + 1)
+    zero = np.zeros(len(order), np.float32)
+    one = np.ones(len(order), np.int32)
+    nothing = np.int32(0)
+    return _Runs(beams[order], ranks[order], one, cell, one, (zero, zero), (zero, zero), (nothing, nothing))
 
 
 def _order(ranks: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Indices of the runs that are not empty, by rank and then by falling length."""
-    longest = int(count.max(initial=0))
-    key = ranks * (longest + 1) + (longest - count)
+    """Indices of the runs that are not empty, by rank and then by rising length."""
+    key = ranks * (int(count.max(initial=0)) + 1) + count
     # numpy sorts 16 bit integers by radix, which is several times faster.
     key = key.astype(np.uint16) if key.max(initial=0) < 2**16 else key
     order = np.argsort(key, kind="stable")
     return order[count[order] > 0]
 
 
-def _leave_out_end_voxel(
-    count: np.ndarray, first_time: np.ndarray, spacing: np.ndarray, ends_inside: np.ndarray
-) -> np.ndarray:
-    """Shorten, in place, the run of each beam that enters the voxel the beam ends in.
-
-    Returns:
-        bool [M]: whether the start voxel counts as passed (it does not if the beam ends in it).
-    """
-    with np.errstate(invalid="ignore", over="ignore"):
-        last_time = np.where(count > 0, first_time + (count - 1) * spacing, -1.0)
-    axis = last_time.argmax(axis=0)
-    moves = count.any(axis=0)
-    ends = np.flatnonzero(ends_inside & moves)
-    count[axis[ends], ends] -= 1
-    return moves | ~ends_inside
-
-
 def _write_runs(padded: np.ndarray, runs: _Runs, part: slice) -> None:
-    """Write the beam of each run of ``part`` into the voxels it enters; ``padded`` is flat and changed in place."""
-    stop = part.stop
-    begin = part.start
-    if begin == stop:
+    """Write the beam of each run of ``part`` into the voxels it enters; ``padded`` is flat and changed in place.
+
+    Long runs come last, so that they, and few of them, are named where many beams pass.
+    """
+    if part.start == part.stop:
         return
-    counter = np.arange(runs.count[begin], dtype=np.int32)
-    stride_0, stride_1 = (np.int32(s) for s in runs.other_strides)
-    while begin < stop:
-        # The rows of a block are as long as its first run; shorter runs repeat their last crossing.
-        longest = int(runs.count[begin])
-        block = slice(begin, min(begin + max(_BLOCK_ELEMENTS // longest, 1), stop))
-        crossing = np.minimum(counter[:longest], runs.count[block, None] - 1)
+    counter = np.arange(runs.count[part.stop - 1], dtype=np.int32)
+    for block in reversed(_blocks(runs.count, part)):
+        # The rows of a block are as long as its last run; shorter runs repeat their last crossing.
+        crossing = np.minimum(counter[: runs.count[block.stop - 1]], runs.count[block, None] - 1)
         steps = crossing.astype(np.float32)
         index = crossing * runs.stride[block, None]
         index += runs.cell[block, None]
-        for position, slope, stride in zip(runs.position, runs.slope, (stride_0, stride_1), strict=True):
+        for position, slope, stride in zip(runs.position, runs.slope, runs.other_strides, strict=True):
             cell = steps * slope[block, None]
             cell += position[block, None]
             index += cell.astype(np.int32) * stride  # positions are >= 0: the cast is the floor
         padded[index] = runs.beam[block, None]
-        begin = block.stop
+
+
+def _blocks(count: np.ndarray, part: slice) -> list[slice]:
+    """Cut a part of runs of rising length into blocks of limited area, last first."""
+    blocks = []
+    stop = part.stop
+    while stop > part.start:
+        start = max(stop - max(_BLOCK_ELEMENTS // int(count[stop - 1]), 1), part.start)
+        blocks.append(slice(start, stop))
+        stop = start
+    return blocks
