@@ -1,4 +1,4 @@
-"""Shared paths and fixtures. Reference data lies outside the repository; tests that need it skip without it, and say so."""
+"""Shared paths and fixtures. Reference data lies outside the repository; tests that need it skip without it."""
 
 import os
 from collections.abc import Iterator
