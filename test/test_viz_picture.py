@@ -151,6 +151,8 @@ def test_the_statement_about_weights():
     assert weights_statement(CARVING) == "no weights needed"
     assert weights_statement(TRAINED) == "weights 0123abcd, trained on: Occ3D-nuScenes train"
     assert "not stated" in weights_statement(ModelInfo("alocc_2d_mini", OCC3D, GRID, "0123abcd"))
+    assert weights_statement(UNTRAINED[0]) == "untrained random weights"
+    assert weights_statement(UNTRAINED[2]) == "no weights"
     assert not is_untrained(CARVING)
     assert not is_untrained(TRAINED)
     assert all(is_untrained(info) for info in UNTRAINED)

@@ -108,6 +108,13 @@ def test_the_camera_may_be_inside_the_grid_and_inside_a_voxel():
     assert drawn.distance[60, 80] == pytest.approx(2.0 - 0.3, abs=0.01)
 
 
+def test_a_grid_that_is_full_can_be_looked_at_from_a_face_between_voxels():
+    drawn = render(occupancy_of({}, fill=CAR), look_at((0.0, 0.0, 2.0), (1.0, 0.0, 2.0), 64, 48), PLAIN)
+    assert (drawn.coverage == 1).all()
+    assert drawn.distance.min() > 0.3
+    assert np.isfinite(drawn.rgb).all()
+
+
 @pytest.mark.parametrize("fill", [FREE, UNKNOWN])
 def test_a_grid_without_occupied_voxels_is_background(fill):
     drawn = render(occupancy_of({}, fill=fill), camera(), Style(background=(1, 2, 3)))
@@ -133,11 +140,17 @@ def test_surfaces_fade_into_the_background_with_distance():
     assert far.rgb.max() < 0.3 * near.rgb.max()
 
 
-def test_every_pixel_shows_the_nearest_voxel_on_its_ray():
+@pytest.mark.parametrize(
+    ("eye", "density"),
+    [((-0.1, 0.1, 1.9), 0.05), ((-4.2, 0.1, 1.9), 0.3), ((0.0, 0.0, 2.0), 0.3)],
+    ids=["inside", "just outside the grid", "on a corner of voxels"],
+)
+def test_every_pixel_shows_the_nearest_voxel_on_its_ray(eye, density):
     """Against brute force: each ray with the slabs of each occupied voxel."""
-    semantics = np.where(np.random.default_rng(0).random(GRID.size) < 0.05, CAR, FREE).astype(np.uint8)
+    semantics = np.where(np.random.default_rng(0).random(GRID.size) < density, CAR, FREE).astype(np.uint8)
+    semantics[7:9, 7:9, 3:5] = FREE  # around the eye
     visibility = np.where(semantics == FREE, np.uint8(Visibility.FREE_SEEN), np.uint8(Visibility.OCCUPIED_SEEN))
-    view = look_at((-0.1, 0.1, 1.9), (3.0, 1.0, 1.5), 64, 48)
+    view = look_at(eye, (3.0, 1.0, 1.5), 64, 48)
     drawn = render(Occupancy(1, ModelInfo("m", OCC3D, GRID), semantics, visibility), view, PLAIN)
 
     cells = np.argwhere(semantics < FREE)
@@ -148,7 +161,7 @@ def test_every_pixel_shows_the_nearest_voxel_on_its_ray():
     entry[(entry > leave) | (leave < 0) | (entry < 0)] = np.inf
     nearest = entry.argmin(axis=1)
     hit = np.isfinite(entry.min(axis=1))
-    assert 500 < hit.sum() < hit.size
+    assert hit.sum() > 500
     assert ((drawn.coverage.ravel() > 0) == hit).all()
     np.testing.assert_allclose(drawn.distance.ravel()[hit], entry.min(axis=1)[hit], atol=1e-4)
     assert (drawn.cell.reshape(-1, 3)[hit] == cells[nearest[hit]]).all()

@@ -53,8 +53,10 @@ def weights_statement(info: ModelInfo) -> str:
     """What a reader must know of the weights, in words."""
     if _needs_no_weights(info):
         return "no weights needed"
+    if is_untrained(info):
+        return "no weights" if info.weights == "none" and not info.trained_on else "untrained random weights"
     if info.weights == "none":
-        return info.trained_on or "no weights"
+        return info.trained_on
     return f"weights {info.weights}, trained on: {info.trained_on or 'not stated'}"
 
 
@@ -71,7 +73,7 @@ _TITLES = {
     "overlay": "Voxels in the camera images, each at its own stamp; where no voxel is drawn it is free or unknown",
     "scene": "Voxel grid from behind the vehicle",
     "birds_eye": "Highest voxel of each column, forward is up",
-    "summary": "Voxels in the camera images, each at its own stamp (not drawn: free or unknown); from behind; from above",
+    "summary": "Voxels in the images, each at its own stamp (not drawn: free or unknown), from behind, and from above",
 }
 
 

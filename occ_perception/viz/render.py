@@ -18,6 +18,7 @@ from occ_perception.viz.views import pixel_rays
 # the three faces one sees of a cube differ.
 _FACE_LIGHT = np.array([[0.68, 0.78], [0.58, 0.86], [0.45, 1.0]], np.float32)
 _NO_CELL = -1
+_TOUCHING = 1e-6  # voxels
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,11 @@ def render(
 
 
 def _without_cell_of(occupancy: Occupancy, eye: np.ndarray) -> np.ndarray:
+    """Occupied voxels, bool [X, Y, Z], but those that hold the eye (several if it is on a face between them)."""
     occupied = occupancy.occupied()
-    cells, inside = occupancy.grid.cells_of(eye[None])
-    if inside[0]:
-        occupied[tuple(cells[0])] = False
+    in_voxels = (eye - occupancy.grid.lower) / occupancy.grid.voxel_size
+    first, last = np.floor(in_voxels - _TOUCHING).astype(int), np.floor(in_voxels + _TOUCHING).astype(int)
+    occupied[tuple(slice(max(a, 0), max(b + 1, 0)) for a, b in zip(first, last, strict=True))] = False
     return occupied
 
 
@@ -121,10 +123,12 @@ def _cast(
         return [nothing] * len(surfaces)
     # Rays need to walk only the box that holds all surfaces; its top is far below that of the grid, as a rule.
     lower, upper = _bounds(anything)
+    # One empty layer around it keeps an eye just outside apart from the first cells: rays truncate toward zero.
     box = tuple(slice(a, b) for a, b in zip(lower, upper, strict=True))
     eye = (camera.ego_from_camera[:3, 3] - occupancy.grid.lower) / occupancy.grid.voxel_size
+    volume = torch.from_numpy(np.stack([np.pad(surface[box], 1) for surface in surfaces]))
+    lower = lower - 1
     origins = np.broadcast_to(eye - lower, directions.shape).copy()
-    volume = torch.from_numpy(np.stack([surface[box] for surface in surfaces]))
     hits = cast_rays(volume, torch.from_numpy(origins), torch.from_numpy(directions))
     return [
         _shade(occupancy, hits, layer, lower, eye, directions, 1.0 / camera.intrinsics[0, 0], style)
@@ -181,8 +185,8 @@ def _face_axis(axis: np.ndarray, direction: np.ndarray) -> np.ndarray:
 def _edges(in_voxel: np.ndarray, direction: np.ndarray, axis: np.ndarray, pixel: np.ndarray) -> np.ndarray:
     """How much of each pixel is edge of its voxel's face, float32 [N] in 0..1.
 
-    Lines are at least about a pixel wide, so that they do not break up, and vanish where voxels are only a few
-    pixels large, so that they do not become noise.
+    Lines are one to three pixels wide, so that they neither break up nor cover much, and vanish where voxels are only a
+    few pixels large, so that they do not become noise.
 
     Args:
         in_voxel: [N, 3] position on the voxel, 0..1.
@@ -199,7 +203,7 @@ def _edges(in_voxel: np.ndarray, direction: np.ndarray, axis: np.ndarray, pixel:
         to_line = np.minimum(np.abs(position), np.abs(1.0 - position))
         # A pixel covers more of a face that is seen at a grazing angle, along the direction of sight.
         footprint = pixel * np.sqrt(1.0 + (direction[rows, other] / along_normal) ** 2)
-        half_width = np.maximum(0.6 * footprint, 0.025)
+        half_width = np.clip(0.025, 0.6 * footprint, 1.25 * footprint)
         line = np.clip((half_width - to_line) / footprint + 0.5, 0.0, 1.0)
         edge = np.maximum(edge, line * np.clip(1.5 - 5.0 * footprint, 0.0, 1.0))
     return edge
