@@ -130,13 +130,13 @@ class PerceptionNode(Node):
         plan = self._discovery.update(graph, time.monotonic())
         if plan is not None:
             try:
-                self._listen_to(plan)
+                self.listen_to(plan)
             except ConfigurationError as error:  # what was asked for does not fit the sensors that are there
                 self.monitor.problem("configuration", str(error))
         elif self.plan == SensorPlan() and self._discovery.missing and time.monotonic() > self._expected_by_s:
             self.monitor.problem("topics", self._discovery.missing)
 
-    def _listen_to(self, plan: SensorPlan) -> None:
+    def listen_to(self, plan: SensorPlan) -> None:
         """Subscribe to the sensors of a plan, and synchronise those that the model uses."""
         lidar = plan.lidar_name
         cameras = ", ".join(f"{c.name} ({c.image})" for c in plan.cameras) or "none"
