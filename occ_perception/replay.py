@@ -23,7 +23,7 @@ from occ_perception.calibration import load_calibration
 from occ_perception.data.bag_messages import transforms_from_message
 from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.sensor_messages import camera_from_message, stamp_to_ns
-from occ_perception.data.topics import CameraTopics, detect_topics, lidar_name, require_sensors
+from occ_perception.data.topics import CameraTopics, configured_cameras, detect_topics, lidar_name, require_sensors
 from occ_perception.errors import DatasetError, InvalidInputError, OccPerceptionError
 from occ_perception.files import write_whole
 from occ_perception.frame import Frame
@@ -63,20 +63,8 @@ class BagFrames:
         self._bag = bag
         self._parameters = parameters = parameters or Parameters()
         calibration = load_calibration(parameters.calibration_file) if parameters.calibration_file else None
-        with_images = parameters.wants_cameras and (images or bool(parameters.camera_names))
-        asked_lidar = None if parameters.lidar == AUTO else parameters.lidar
-        found = detect_topics(
-            bag.topic_types,
-            parameters.camera_names if with_images else (),
-            "" if not lidar or parameters.lidar == NONE else asked_lidar,
-            where=f"bag {bag.path}",
-            calibrated=tuple(calibration.rig) if calibration else (),
-        )
-        self.cameras: tuple[CameraTopics, ...] = found.cameras if with_images else ()
-        self.lidar = found.lidar or ""
-        if not self.cameras and not self.lidar:
-            require_sensors(found, bag.topic_types, f"bag {bag.path}")
-            raise DatasetError(f"bag {bag.path}: it has sensors, but none that the model can use")
+        calibrated = tuple(calibration.rig) if calibration else ()
+        self.cameras, self.lidar = _choose_sensors(bag, parameters, images, lidar, calibrated)
         names = tuple(camera.name for camera in self.cameras)
         self._lidar_name = lidar_name(self.lidar, names) if self.lidar else ""
         self.synchroniser: Synchroniser[Measurement] = Synchroniser(
@@ -90,7 +78,7 @@ class BagFrames:
                 self.assembler.set_lidar_mount(calibration.ego_from_lidar)
         self.unreadable: dict[str, int] = {}
         self._waiting: deque[SyncedSet[Measurement]] = deque()
-        self._handlers = self._route()
+        self._handlers = self._route(calibrated)
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames as soon as log time allows; the rest at the end of the bag."""
@@ -120,13 +108,13 @@ class BagFrames:
 
     # -- what each topic means
 
-    def _route(self) -> dict[str, _Handler]:
+    def _route(self, calibrated: tuple[str, ...]) -> dict[str, _Handler]:
         handlers: dict[str, _Handler] = {
             "/tf": lambda message, now: self._take_transforms(message, now, static=False),
             "/tf_static": lambda message, now: self._take_transforms(message, now, static=True),
         }
         for camera in self.cameras:
-            if camera.info is not None:
+            if camera.info is not None and camera.name not in calibrated:
                 handlers[camera.info] = self._calibration_handler(camera)
             handlers[camera.image] = self._image_handler(camera.name)
         if self.lidar:
@@ -159,6 +147,35 @@ class BagFrames:
     def _take_points(self, message: Any, now_ns: int) -> list[SyncedSet[Measurement]]:
         stamp_ns = stamp_to_ns(message.header.stamp)
         return self.synchroniser.add(self._lidar_name, stamp_ns, now_ns, lidar_measurement(message))
+
+
+def _choose_sensors(
+    bag: BagReader, parameters: Parameters, images: bool, lidar: bool, calibrated: tuple[str, ...]
+) -> tuple[tuple[CameraTopics, ...], str]:
+    """(cameras, LiDAR topic or ""): those asked for, else those found.
+
+    Raises:
+        DatasetError: something asked for is not there, or nothing of use is.
+    """
+    where, topics = f"bag {bag.path}", bag.topic_types
+    with_images = parameters.wants_cameras and (images or bool(parameters.camera_names))
+    named = parameters.image_topics if with_images else ()
+    wanted_cameras = parameters.camera_names if with_images and not named else ()
+    wanted_lidar = None if parameters.lidar == AUTO else parameters.lidar
+    found = detect_topics(
+        topics, wanted_cameras, wanted_lidar if lidar and wanted_lidar != NONE else "", where, calibrated
+    )
+    cameras = found.cameras if with_images else ()
+    if named:
+        absent = [name for name in (*named, *parameters.camera_info_topics) if name not in dict(topics)]
+        if absent:
+            raise DatasetError(f"{where}: wanted the topics {absent}; it has {[name for name, _ in topics]}")
+        infos = parameters.camera_info_topics
+        cameras = tuple(configured_cameras(parameters.camera_names, named, infos, dict(topics), calibrated))
+    if not cameras and not found.lidar:
+        require_sensors(found, topics, where)
+        raise DatasetError(f"{where}: it has sensors, but none that the model can use")
+    return cameras, found.lidar or ""
 
 
 def replay(path: str | os.PathLike[str], session: Session, parameters: Parameters | None = None) -> Iterator[Occupancy]:

@@ -227,3 +227,26 @@ def test_chosen_cameras_and_no_lidar(bag):
     frames = frames_of(bag, Parameters(cameras=("cam_back", "cam_front"), lidar="none"))
     assert frames
     assert all(set(f.rig) == {"cam_back", "cam_front"} and not f.lidar for f in frames)
+
+
+def test_topics_that_are_named(bag):
+    names, topics = ("left", "right"), ("/cam_back/image_raw/compressed", "/cam_front/image_raw/compressed")
+    frames = frames_of(bag, Parameters(cameras=names, image_topics=topics))
+    assert frames
+    assert all(set(f.images) == set(names) for f in frames)
+    with pytest.raises(DatasetError, match=r"wanted the topics \['/none'\]"):
+        frames_of(bag, Parameters(cameras=("left",), image_topics=("/none",)))
+
+
+def test_calibration_from_a_file_instead_of_the_bag(bag, drive, tmp_path):
+    calibration = tmp_path / "calibration.yaml"
+    calibration.write_text(
+        "cameras:\n  cam_front:\n    {width: 96, height: 54, intrinsics: [50, 50, 48, 27],"
+        " position: [1, 2, 3], orientation: [0, 0, 0, 1]}\n"
+        "lidar: {position: [4, 5, 6], orientation: [0, 0, 0, 1]}\n"
+    )
+    frames = frames_of(bag, Parameters(cameras=("cam_front",), calibration_file=str(calibration)))
+    assert len(frames) == len(drive.set_stamps())
+    for frame in frames:
+        assert frame.rig["cam_front"].ego_from_camera[:3, 3].tolist() == [1, 2, 3]
+        assert frame.lidar[0].ego_from_lidar[:3, 3].tolist() == [4, 5, 6]

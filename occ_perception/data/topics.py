@@ -6,7 +6,7 @@ names (``/<camera>/image_raw[/compressed]`` + ``/<camera>/camera_info``), and fa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from occ_perception.errors import DatasetError, NoPathError
@@ -120,6 +120,30 @@ def detect_topics(
     )
 
 
+def configured_cameras(
+    names: Sequence[str],
+    images: Sequence[str],
+    infos: Sequence[str],
+    types: Mapping[str, str],
+    calibrated: Collection[str] = (),
+) -> list[CameraTopics]:
+    """Cameras whose topics somebody named.
+
+    Args:
+        names, images: of the cameras and their image topics, in the same order.
+        infos: their calibration topics, or empty: ``camera_info`` beside the images.
+        types: types of the topics there are, by name; those not there yet are guessed from their names.
+        calibrated: names of cameras whose calibration is known without a topic.
+    """
+    cameras = []
+    for position, (name, image) in enumerate(zip(names, images, strict=True)):
+        kind = types.get(image, COMPRESSED_IMAGE if image.endswith("compressed") else IMAGE)
+        base = _base_topic(image, kind)
+        beside = None if name in calibrated else f"{_namespace(base)}/camera_info"
+        cameras.append(CameraTopics(name, image, kind, infos[position] if infos else beside, _names_rectified(base)))
+    return cameras
+
+
 def require_sensors(found: SensorTopics, topics: Iterable[tuple[str, str]], where: str = "here") -> SensorTopics:
     """Pass on what was found if perception can run on it at all.
 
@@ -171,6 +195,11 @@ def _base_topic(image_topic: str, image_type: str) -> str:
     return image_topic[: -len(suffix)] if compressed else image_topic
 
 
+def _names_rectified(base_topic: str) -> bool:
+    """``image_rect``, ``image_rect_color``: images without distortion, by their name."""
+    return "rect" in base_topic.rsplit("/", 1)[-1]
+
+
 def _find_cameras(known: list[tuple[str, str]]) -> list[CameraTopics]:
     """One camera per namespace: rectified images if there are, compressed ones if there are."""
     infos = {name for name, kind in known if kind == CAMERA_INFO}
@@ -182,8 +211,7 @@ def _find_cameras(known: list[tuple[str, str]]) -> list[CameraTopics]:
         namespace = _namespace(base)
         candidates = [f"{namespace}/camera_info", f"{namespace}/info", f"{base}/camera_info"]
         info = next((c for c in candidates if c in infos), None)
-        rectified = "rect" in base.rsplit("/", 1)[1]
-        camera = CameraTopics(namespace, topic, kind, info, rectified)
+        camera = CameraTopics(namespace, topic, kind, info, _names_rectified(base))
         rival = by_namespace.get(namespace)
         if rival is None or _preference(camera) > _preference(rival):
             by_namespace[namespace] = camera

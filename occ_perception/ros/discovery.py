@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from occ_perception.data.topics import COMPRESSED_IMAGE, IMAGE, CameraTopics, detect_topics, lidar_name
+from occ_perception.data.topics import CameraTopics, configured_cameras, detect_topics, lidar_name
 from occ_perception.errors import DatasetError
 from occ_perception.parameters import AUTO, NONE, Parameters
 
@@ -93,7 +93,10 @@ class SensorDiscovery:
 
     def _look_for_cameras(self, topics: list[tuple[str, str]]) -> list[str]:
         if self._parameters.image_topics:
-            self._found = {camera.name: camera for camera in self._configured_cameras(dict(topics))}
+            settings = self._parameters
+            names, images, infos = settings.camera_names, settings.image_topics, settings.camera_info_topics
+            cameras = configured_cameras(names, images, infos, dict(topics), self._calibrated)
+            self._found = {camera.name: camera for camera in cameras}
             return []
         found = detect_topics(topics, lidar="", calibrated=tuple(self._calibrated))
         wanted = self._parameters.camera_names
@@ -105,21 +108,6 @@ class SensorDiscovery:
         if absent:
             return [f"cameras {absent} with CameraInfo"]
         return [] if self._found else ["any camera with CameraInfo"]
-
-    def _configured_cameras(self, types: dict[str, str]) -> list[CameraTopics]:
-        names, images = self._parameters.camera_names, self._parameters.image_topics
-        infos: tuple[str | None, ...] = self._parameters.camera_info_topics
-        if not infos:
-            bases = [topic.removesuffix("/compressed").rsplit("/", 1)[0] for topic in images]
-            infos = tuple(
-                None if n in self._calibrated else f"{b}/camera_info" for n, b in zip(names, bases, strict=True)
-            )
-        cameras = []
-        for name, image, info in zip(names, images, infos, strict=True):
-            guess = COMPRESSED_IMAGE if image.endswith("compressed") else IMAGE
-            rectified = "rect" in image.removesuffix("/compressed").rsplit("/", 1)[-1]
-            cameras.append(CameraTopics(name, image, types.get(image, guess), info, rectified))
-        return cameras
 
     def _look_for_lidar(self, topics: list[tuple[str, str]]) -> list[str]:
         wanted = self._parameters.lidar
