@@ -22,8 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.report import measure, report
 from occ_perception.data.nuscenes import NuScenes
@@ -31,7 +30,8 @@ from occ_perception.data.synthetic_drive import SyntheticDrive
 from occ_perception.frame import Frame
 from occ_perception.geometry import inverse, rigid
 from occ_perception.models.base import ModelInput, ModelOutput
-from occ_perception.models.lidar_carving import LidarCarving, LidarCarvingConfig
+from occ_perception.models.lidar_carving import LidarCarving
+from occ_perception.models.lidar_carving_config import LidarCarvingConfig
 
 TARGET_CPU_MS = 120.0
 WARM_UP, REPEATS = 12, 20
@@ -91,7 +91,7 @@ def row(name: str, frames: list[Frame], config: LidarCarvingConfig) -> dict[str,
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shared", type=Path, default=REPOSITORY.parent / "shared")
+    parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     default, alone = LidarCarvingConfig(), LidarCarvingConfig(past_sweeps=0)

@@ -6,6 +6,11 @@ import numpy as np
 
 from occ_perception.frame import Frame, LidarSweep
 from occ_perception.geometry import inverse, rigid, transform_points
+from occ_perception.models.lidar_carving import LidarCarving
+from occ_perception.models.lidar_carving_config import LidarCarvingConfig
+from occ_perception.occupancy import Occupancy, Visibility
+from occ_perception.ontology import FREE, GEOMETRY, UNKNOWN
+from occ_perception.session import Session
 
 SENSOR = np.array([0.94, 0.0, 1.84])
 EGO_FROM_LIDAR = rigid(SENSOR, np.array([0.0, 0.0, 0.0, 1.0]))
@@ -24,6 +29,9 @@ def flat(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def pose(x: float = 0.0, y: float = 0.0, yaw: float = 0.0) -> np.ndarray:
     """odom_from_ego of a vehicle on level ground."""
     return rigid([x, y, 0.0], np.array([0.0, 0.0, np.sin(yaw / 2), np.cos(yaw / 2)]))
+
+
+STANDING = pose()
 
 
 def scan(
@@ -95,11 +103,35 @@ def ego_points(points: np.ndarray) -> np.ndarray:
     return points[~((x > -1.1) & (x < 4.1) & (np.abs(y) < 1.1) & (z < 2.1))]
 
 
-def world_from(odom_from_ego: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Grid positions in the world."""
-    return transform_points(odom_from_ego, centers)
+def beams_to(
+    points: Sequence[Sequence[float]],
+    k: int = 0,
+    odom_from_ego: np.ndarray | None = STANDING,
+    offsets_s: np.ndarray | None = None,
+) -> Frame:
+    """Frame number ``k`` whose sweep has these returns, given in the vehicle frame."""
+    lidar = transform_points(inverse(EGO_FROM_LIDAR), np.asarray(points, np.float64)).astype(np.float32)
+    return sweep_frame(k, odom_from_ego, lidar, offsets_s)
 
 
-def moved(previous: np.ndarray, current: np.ndarray) -> np.ndarray:
-    """prev_ego_from_ego of two poses."""
-    return inverse(previous) @ current
+def carve(frames: Sequence[Frame], config: LidarCarvingConfig | None = None) -> list[Occupancy]:
+    """Occupancies of a stream of frames."""
+    session = Session(LidarCarving(config))
+    return [session.step(frame) for frame in frames]
+
+
+def at(occupancy: Occupancy, *position: float) -> int:
+    """Class at a position in the vehicle frame."""
+    cell, inside = occupancy.grid.cells_of(np.array([position]))
+    assert inside[0]
+    return int(occupancy.semantics[tuple(cell[0])])
+
+
+def check_consistency(occupancy: Occupancy) -> None:
+    """Visibility says what the classes say."""
+    semantics = occupancy.semantics
+    expected = np.full(semantics.shape, Visibility.OCCUPIED_SEEN, np.uint8)
+    expected[semantics == FREE] = Visibility.FREE_SEEN
+    expected[semantics == UNKNOWN] = Visibility.UNKNOWN
+    assert np.array_equal(occupancy.visibility, expected)
+    assert set(np.unique(semantics)) <= {*range(GEOMETRY.num_classes), FREE, UNKNOWN}

@@ -12,6 +12,7 @@ Free says that a beam passed, not that every litre was seen to be empty: a voxel
 Past sweeps (`occ_perception.models.lidar_memory`) fill in what this sweep does not look at.  Newer evidence wins: a
 beam through a voxel erases an earlier return in it, so what moves leaves no trail; a return in this sweep outweighs
 any beam.  Where old returns and old beams meet in a voxel, the return stands until a sweep looks through the voxel.
+Only beams that come back look through anything: what vanishes from before the open sky is remembered until it expires.
 
 Where a beam starts: sweeps come motion compensated, their points are where they were at the sweep's stamp, but each
 beam left from where the sensor was when it was fired.  With ``LidarSweep.offsets_s`` and the vehicle's motion (from the
@@ -28,17 +29,18 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from occ_perception.errors import ConfigurationError, InvalidInputError
+from occ_perception.errors import InvalidInputError
 from occ_perception.frame import Frame, LidarSweep
-from occ_perception.geometry import OCC3D_GRID, VoxelGrid, check_rigid, inverse, transform_points
+from occ_perception.geometry import VoxelGrid, check_rigid, inverse, transform_points
 from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput
+from occ_perception.models.lidar_carving_config import LidarCarvingConfig
 from occ_perception.models.lidar_memory import (
     Beams,
     CarvingMemory,
@@ -50,64 +52,13 @@ from occ_perception.models.lidar_memory import (
 )
 from occ_perception.occupancy import ModelInfo, Visibility
 from occ_perception.ontology import FREE, GEOMETRY, UNKNOWN
-from occ_perception.ops.ground import Footprint, GroundSettings, feet, fit_ground, on_ground
+from occ_perception.ops.ground import Footprint, feet, fit_ground, on_ground
 from occ_perception.ops.ray_traversal import last_beam_through
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_SWEEP_S = 0.5
 _OCCUPIED, _GROUND = GEOMETRY.id_of("occupied"), GEOMETRY.id_of("ground")
-
-
-@dataclass(frozen=True)
-class OwnVehicle:
-    """Box around the vehicle in its own frame (base_link on the ground below the rear axle), metres.
-
-    Returns inside are the vehicle itself, whatever their height below ``top``.  The default fits nuScenes' Renault Zoe
-    (4.1 m x 1.7 m, LiDAR on the roof at 1.84 m) with the shift that motion compensation gives to returns that in truth
-    ride along: a quarter of its sweeps are returns on its own roof.
-    """
-
-    rear: float = -1.1
-    front: float = 4.1
-    half_width: float = 1.1
-    top: float = 2.1
-
-    def contains(self, points: np.ndarray) -> np.ndarray:
-        """bool [N]: which points (float [N, 3], vehicle frame) are on the vehicle."""
-        x, y, z = points.T
-        return (x > self.rear) & (x < self.front) & (np.abs(y) < self.half_width) & (z < self.top)
-
-
-@dataclass(frozen=True)
-class LidarCarvingConfig:
-    """Everything there is to set; the defaults are for nuScenes-like vehicles.
-
-    Attributes:
-        grid: geometry of the output, vehicle frame.
-        own_vehicle: where returns are the vehicle itself.
-        min_range, max_range: distance from the sensor outside which returns are not trusted, metres.
-        past_sweeps: how many sweeps before this one take part, at most.
-        max_age_s: how old their stamps may be, seconds.
-        ground: what counts as ground.
-        ground_height: of the ground the vehicle stands on, in its frame, metres (0: base_link is on the ground).
-    """
-
-    grid: VoxelGrid = OCC3D_GRID
-    own_vehicle: OwnVehicle = field(default_factory=OwnVehicle)
-    min_range: float = 1.0
-    max_range: float = 300.0
-    past_sweeps: int = 10
-    max_age_s: float = 1.0
-    ground: GroundSettings = field(default_factory=GroundSettings)
-    ground_height: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_range < self.max_range:
-            raise ConfigurationError(f"expected 0 <= min_range < max_range, got {self.min_range}, {self.max_range}")
-        if not 0 <= self.past_sweeps <= 1000 or self.max_age_s < 0:
-            raise ConfigurationError(
-                f"expected past_sweeps 0..1000 and max_age_s >= 0, got {self.past_sweeps}, {self.max_age_s}"
-            )
 
 
 class LidarCarving:
@@ -154,12 +105,15 @@ class LidarCarving:
             free = (newest >= 0) & ~occupied & ~ground
             output = _output(occupied, ground, free)
         with clock.stage("remember"):
-            output.state = CarvingMemory(
-                frame.stamp_ns,
-                tuple(sorted({*past.sweeps_ns, *now.sweep_ns[:1].tolist()})),
-                newest_per_part(hits, returns, grid),
-                beams.select(_named(newest[free], len(beams.ends))),
-            )
+            if _poses_known(frame):
+                output.state = CarvingMemory(
+                    frame.stamp_ns,
+                    tuple(sorted({*past.sweeps_ns, *now.sweep_ns[:1].tolist()})),
+                    newest_per_part(hits, returns, grid),
+                    beams.select(_named(newest[free], len(beams.ends))),
+                )
+            else:  # this sweep may lie some way off: it is shown, not remembered
+                output.state = past
         output.state_frames = len(past.sweeps_ns)
         output.stages_ms = clock.milliseconds
         return output
@@ -202,13 +156,10 @@ class LidarCarving:
         points = sweep.points[:, :3].astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             distance = np.linalg.norm(points, axis=1)
-            usable = (distance >= self.config.min_range) & (distance <= self.config.max_range)  # not if NaN
-        ego_from_lidar = check_rigid(sweep.ego_from_lidar, "ego_from_lidar")
-        points = transform_points(ego_from_lidar, points[usable])
+            usable = np.flatnonzero((distance >= self.config.min_range) & (distance <= self.config.max_range))  # no NaN
+        points = transform_points(check_rigid(sweep.ego_from_lidar, "ego_from_lidar"), points[usable])
         other = ~self.config.own_vehicle.contains(points)
-        if offsets_s is None:
-            return points[other], None
-        return points[other], np.nan_to_num(offsets_s[usable][other].astype(np.float64), posinf=0.0, neginf=0.0)
+        return points[other], None if offsets_s is None else _plausible(offsets_s[usable[other]])
 
     def _hits(self, beams: Beams) -> tuple[Returns, np.ndarray]:
         """Ends of beams inside the grid, and the linear indices int64 [N] of their voxels."""
@@ -251,6 +202,19 @@ class _Motion:
     def velocity_of(self, mount: np.ndarray) -> np.ndarray:
         """Mean velocity over ground of a point of the vehicle ([3], metres), turning included, m/s [3]."""
         return (mount - transform_points(self.ego_from_prev_ego, mount[None])[0]) / self.elapsed_s
+
+
+def _plausible(offsets_s: np.ndarray) -> np.ndarray:
+    """Point times, float64 [N]; 0 where they are no times within a sweep (not finite, or absolute)."""
+    plausible = np.abs(offsets_s) <= _LONGEST_SWEEP_S  # NaN is not
+    if not plausible.all():
+        logger.warning("%d of %d LiDAR point times are not within a sweep: ignored", (~plausible).sum(), len(plausible))
+    return np.where(plausible, offsets_s, 0.0).astype(np.float64)
+
+
+def _poses_known(frame: Frame) -> bool:
+    """Whether everything in the frame can be placed in the fixed frame."""
+    return frame.odom_from_ego is not None and all(sweep.odom_from_ego is not None for sweep in frame.lidar)
 
 
 def _anchor_from_sweep(frame: Frame, sweep: LidarSweep) -> np.ndarray:
