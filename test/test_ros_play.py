@@ -1,0 +1,131 @@
+"""The player in a process of its own, heard over real DDS."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
+pytest.importorskip("tf2_msgs", reason="needs tf2_msgs")
+
+from conftest import REPOSITORY
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile
+from ros_processes import shared_memory_files, stage
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import PointCloud2
+from tf2_msgs.msg import TFMessage
+
+from occ_perception.data.drive_bag import DriveBag
+from occ_perception.geometry import CameraRig, rigid_from_rotation
+from occ_perception.ros.environment import child_environment, private_network
+from occ_perception.ros.messages import points_from_message, stamp_to_ns
+
+MS = 1_000_000
+START = 1_700_000_000 * 1_000 * MS
+SWEEPS = [START + 50 * k * MS for k in range(40)]  # 2 s
+LATCHED = QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def write_bag(path, storage):
+    with DriveBag(path, CameraRig(), storage) as writer:
+        writer.write_static(START, {"lidar_top": rigid_from_rotation(np.eye(3), [0, 0, 1.8])})
+        for k, stamp in enumerate(SWEEPS):
+            writer.write_pose(stamp, rigid_from_rotation(np.eye(3), [k, 0, 0]))
+            points = np.full((100, 4), k, np.float32)
+            writer.write_points(stamp, "lidar_top", points, np.zeros(100, np.uint16), np.zeros(100, np.float32))
+    return path
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory):
+    return write_bag(tmp_path_factory.mktemp("bags") / "drive", "mcap")
+
+
+def play(*arguments):
+    """Run the player to its end, alone."""
+    command = [sys.executable, "-m", "occ_perception.ros.play", *map(str, arguments)]
+    environment = child_environment(private_network())
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_plays_everything_at_its_pace_with_a_clock_and_latched_statics(storage, tmp_path):
+    bag = write_bag(tmp_path / "drive", storage)
+    with stage(tmp_path) as on:
+        clouds, clock = on.listen(PointCloud2, "/lidar_top/points", 50), on.listen(Clock, "/clock", 50)
+        player = on.start("play", bag, "--rate", "2", "--clock", "50", "--delay", "2")
+        assert on.spin(20, lambda: len(clouds) >= 5), player.tail()
+        late = on.listen(TFMessage, "/tf_static", LATCHED)  # joins in the middle
+        on.spin(20, lambda: not player.running)
+        on.spin(0.2)
+        assert player.process.returncode == 0, player.tail()
+    assert [stamp_to_ns(m.header.stamp) for _, m in clouds] == SWEEPS
+    assert [points_from_message(m)[0, 0] for _, m in clouds] == list(range(40))
+    (static,) = late
+    assert {t.child_frame_id for t in static[1].transforms} == {"odom", "lidar_top"}
+    took = clouds[-1][0] - clouds[0][0]
+    assert 0.85 < took < 2.0, "1.95 s at twice the speed"
+    ticks = [stamp_to_ns(m.clock) for _, m in clock]
+    assert set(np.diff(ticks)) == {40 * MS}, "50 Hz of real time at twice the speed"
+    assert ticks[0] == START
+
+
+def test_part_of_a_bag_in_a_loop_until_it_is_told_to_stop(bag, tmp_path):
+    before = shared_memory_files()
+    with stage(tmp_path) as on:
+        clouds, poses = on.listen(PointCloud2, "/lidar_top/points", 50), on.listen(TFMessage, "/tf", 50)
+        part = ("--start", "0.5", "--duration", "0.3", "--topics", "/lidar_top/points", "/tf_static")
+        player = on.start("play", bag, *part, "--loop", "--delay", "1")
+        assert on.spin(20, lambda: len(clouds) >= 15), player.tail()
+        static = on.listen(TFMessage, "/tf_static", LATCHED)
+        assert on.spin(5, lambda: static), "what was latched before the start is played, too"
+        player.process.send_signal(signal.SIGINT)
+        assert on.spin(5, lambda: not player.running)
+        assert player.process.returncode == 0
+        assert "loop 2: stamps go back by 0.300 s" in player.log.read_text()
+    stamps = [stamp_to_ns(m.header.stamp) for _, m in clouds]
+    first = stamps.index(SWEEPS[10], 1)  # the second turn: of the first we may have missed the beginning
+    assert stamps[first : first + 6] == SWEEPS[10:16]
+    assert set(stamps) == set(SWEEPS[10:16])
+    assert poses == []
+    assert shared_memory_files() <= before
+
+
+def test_says_what_the_bag_has_if_it_has_not_what_is_wanted(bag):
+    result = play(bag, "--topics", "/cam_front/image", "/imu")
+    assert result.returncode == 2
+    assert "wanted /cam_front/image, /imu with messages; it has /lidar_top/points [sensor_msgs/msg/PointCloud2]" in (
+        result.stderr
+    )
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["absent"], 2, "does not exist"),
+        (["BAG", "--start", "60"], 2, "--start 60.0: the bag is 1.950 s long"),
+        (["BAG", "--rate", "0"], 2, "expected a number > 0"),
+        (["BAG", "--topics", "/tf", "--duration", "0.1", "--delay", "0"], 0, "perception cannot use what is played"),
+    ],
+    ids=["absent", "start", "rate", "no sensors"],
+)
+def test_other_refusals_are_clear(bag, arguments, status, message):
+    result = play(*[str(bag) if a == "BAG" else a for a in arguments])
+    assert result.returncode == status, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_stop_during_the_delay_is_heard(bag, tmp_path):
+    with stage(tmp_path) as on:
+        player = on.start("play", bag, "--delay", "60")
+        on.spin(20, lambda: "/tf" in dict(on.node.get_topic_names_and_types()))
+        begin = time.monotonic()
+        player.process.send_signal(signal.SIGTERM)
+        assert on.spin(5, lambda: not player.running), player.tail()
+        assert time.monotonic() - begin < 3
+        assert player.process.returncode == 0
