@@ -236,9 +236,9 @@ def test_live_grids_of_the_real_keyframe_equal_offline_ones(keyframe, tmp_path):
 
 
 def test_the_report_counts_stamps_and_rate(perceived, capsys):
-    report.print_report(Perceived("live", (1, 2, 3), 1.0, perceived.grids, {"model (ms)": "median 7"}))
+    report.print_report(Perceived("live", (1, 2, 3), 1.0, perceived.grids, {"model (ms)": "median 7"}, "5 sets"))
     said = capsys.readouterr().out
-    assert "3 received, 3 different stamps, 2.0 a second" in said
+    assert "3 received, 3 different stamps, 2.0 a second; of 5 sets" in said
     assert "median 7" in said
     report.print_report(Perceived("live", (1, 1, 1), 1.0, perceived.grids))  # one sample, repeated: not a rate
     assert "a second" not in capsys.readouterr().out

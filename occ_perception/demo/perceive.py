@@ -28,7 +28,7 @@ from occ_perception.session import Session
 _START_TIMEOUT_S = 20.0
 _GRID_TIMEOUT_S = 15.0
 _REFUSED = 2  # exit status of the node when its configuration is no good
-_DISCOVERY_S = 2.0  # the node takes the topics it finds once they have been the same for a second
+_DISCOVERY_S = 2.5  # the node takes the topics it finds once they have been the same for a second
 _REPEATS = 3
 _ALL = 100_000
 _KEPT = 8
@@ -65,6 +65,7 @@ class Perceived:
         duration_s: from the first grid to the last, seconds.
         grids: the last few, in order.
         latencies: by stage, in words.
+        sets: what became of the synchronised sets, in words, where the node tells.
     """
 
     way: str
@@ -72,6 +73,7 @@ class Perceived:
     duration_s: float
     grids: tuple[Occupancy, ...]
     latencies: Mapping[str, str] = field(default_factory=dict)
+    sets: str = ""
 
 
 def missing_for_ros() -> str:
@@ -165,13 +167,15 @@ def _wait_for(path: Path, *needed: Child) -> bool:
 def _read(received: Path, way: str) -> Perceived:
     summary = json.loads((received / "received.json").read_text())
     arrivals = summary["arrivals_s"]
-    latency: dict[str, str] = next((v for name, v in summary["diagnostics"].items() if name.endswith(": latency")), {})
+    diagnostics: dict[str, dict[str, str]] = {n.split(": ")[-1]: v for n, v in summary["diagnostics"].items()}
+    model, latency = diagnostics.get("model", {}), diagnostics.get("latency", {})
     return Perceived(
         way,
         tuple(summary["stamps_ns"]),
         arrivals[-1] - arrivals[0],
         tuple(_read_grid(received / f"{stamp}.npz", more) for stamp, more in summary["grids"].items()),
         {stage: text for stage, text in latency.items() if stage},
+        ", ".join(f"{number} {what}" for what, number in model.items() if what.startswith("sets")),
     )
 
 

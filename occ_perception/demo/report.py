@@ -32,7 +32,7 @@ def _rate_text(perceived: Perceived) -> str:
     text = f"{count} received, {distinct} different stamps"
     if distinct > 1 and perceived.duration_s > 0:
         text += f", {(count - 1) / perceived.duration_s:.1f} a second"
-    return text
+    return f"{text}; of {perceived.sets}" if perceived.sets else text
 
 
 def draw(source: DemoInput, perceived: Perceived, output: Path) -> list[Path]:
