@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from occ_perception.errors import InvalidInputError
-from occ_perception.geometry import VoxelGrid
 from occ_perception.layers.stage_monitor import FiniteMonitor, StageTimer
 from occ_perception.models.alocc import LIFTING_STRIDE, ALOcc
 from occ_perception.models.alocc_config import NUSCENES_CAMERAS, ALOccConfig, alocc_config
@@ -19,14 +19,17 @@ from occ_perception.models.alocc_geometry import (
     CameraPoses,
     camera_poses,
     camera_tensors,
+    cells_in_lidar_grid,
     check_images,
     lidar_depth_of,
+    lidar_from_anchor,
+    published_grid,
     stereo_motion,
 )
 from occ_perception.models.alocc_types import ALOccInputs, ALOccOutput, ALOccState
 from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput
 from occ_perception.occupancy import ModelInfo
-from occ_perception.ontology import FREE, ontology_by_name
+from occ_perception.ontology import FREE, UNKNOWN, ontology_by_name
 
 Precision = Literal["float32", "bfloat16", "float16"]
 # A session replaces its state when (almost) one trained interval has passed; see `Session`.
@@ -82,13 +85,14 @@ class ALOccModel:
         self.config = config
         self.device = torch.device(device)
         self.network = network.to(self.device).prepare_for_inference()
-        grid = VoxelGrid(config.grid_origin, config.voxel_size, config.grid_size)
-        self.info = ModelInfo(config.name, ontology_by_name(config.label_set), grid, weights, trained_on)
+        self.info = ModelInfo(
+            config.name, ontology_by_name(config.label_set), published_grid(config), weights, trained_on
+        )
         width, height = config.source_image_size[1], config.source_image_size[0]
         self.image_spec: ImageSpec | None = ImageSpec(
             *config.image_size, NUSCENES_CAMERAS, (width, height), config.resize, bgr=True
         )
-        self.uses_lidar = config.uses_lidar_depth
+        self.uses_lidar = config.uses_lidar_depth or config.lidar_axes
         self.history_interval_s = config.frame_interval if config.history_frames else 0.0
         self._precision = precision
         self._class_scores = class_scores
@@ -122,6 +126,8 @@ class ALOccModel:
             output, network_state = self.network(network_inputs, network_state, observe, update)
         finite.raise_if_not_finite()
         result = self._published(output)
+        if self.config.lidar_axes:
+            result = self._in_vehicle_axes(result, lidar_from_anchor(inputs.frame))
         result.stages_ms = timer.stages_ms()
         result.state_frames = stream.frames if stream else 0
         result.state = stream
@@ -183,7 +189,9 @@ class ALOccModel:
         ego_motion = torch.eye(4, dtype=torch.float64) if motion is None else motion.double().cpu()
         network_inputs = ALOccInputs(
             images.to(self.device)[None],
-            camera_tensors(inputs, poses, self.device),
+            camera_tensors(
+                inputs, poses, self.device, lidar_from_anchor(inputs.frame) if self.config.lidar_axes else None
+            ),
             camera_motion,
             ego_motion[None].to(self.device),
             starts=(stream is None,),
@@ -191,6 +199,18 @@ class ALOccModel:
             lidar_depth=None if lidar is None else lidar.to(self.device),
         )
         return network_inputs, network_state
+
+    def _in_vehicle_axes(self, output: ALOccModelOutput, transform: np.ndarray) -> ALOccModelOutput:
+        """Nearest-cell resampling of a grid in LiDAR axes; what lies outside of it is unknown."""
+        cells, inside = (t.to(self.device) for t in cells_in_lidar_grid(self.config, self.info.grid, transform))
+        size = self.info.grid.size
+        semantics = torch.where(inside, output.semantics.flatten()[cells], UNKNOWN).view(size)
+        output.semantics = semantics.to(torch.uint8)
+        if output.confidence is not None:
+            output.confidence = (output.confidence.flatten()[cells] * inside).view(size)
+        if output.scores is not None:
+            output.scores = (output.scores.flatten(0, 2)[cells] * inside[:, None]).view(*size, -1)
+        return output
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         if self._precision == "float32":

@@ -26,7 +26,7 @@ class PublishedFigures:
 class ALOccConfig:
     """Everything that distinguishes one ALOcc variant from another.
 
-    Lengths are metres, in the ego axes of the anchor camera's stamp (SurroundOcc: LiDAR axes).  ``volumetric``
+    Lengths are metres, in the ego axes of the anchor camera's stamp unless ``lidar_axes``.  ``volumetric``
     selects 3-D convolutions on a grid with 16 height cells instead of a bird's-eye-view map.
     """
 
@@ -57,6 +57,7 @@ class ALOccConfig:
     history_frames: int = 16
     frame_interval: float = 0.5
     uses_lidar_depth: bool = False
+    lidar_axes: bool = False  # the grid lies in the LiDAR's frame, not the vehicle's
     # QUIRK (5.3): published weights saw the inter-object depth index clamped to the number of cameras minus one.
     inter_object_depth_bins: int = 6
     published: PublishedFigures = PublishedFigures()
@@ -136,6 +137,7 @@ _SURROUNDOCC = replace(
     voxel_size=0.5,
     history_frames=0,
     mask_trained=False,
+    lidar_axes=True,
     published=PublishedFigures(),
 )
 

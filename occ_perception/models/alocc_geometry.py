@@ -10,7 +10,7 @@ from torch import Tensor
 
 from occ_perception.errors import InvalidInputError
 from occ_perception.frame import Frame
-from occ_perception.geometry import check_rigid, inverse, transform_points
+from occ_perception.geometry import VoxelGrid, check_rigid, inverse, transform_points
 from occ_perception.models.alocc_config import ALOccConfig
 from occ_perception.models.base import ModelInput
 from occ_perception.ops.frustum import CameraTensors
@@ -55,7 +55,45 @@ def _pose_of_image(frame: Frame, name: str, default: np.ndarray) -> np.ndarray:
     return default if pose is None else check_rigid(pose, f"{name}: odom_from_ego")
 
 
-def camera_tensors(inputs: ModelInput, poses: CameraPoses, device: torch.device) -> CameraTensors:
+def lidar_from_anchor(frame: Frame) -> np.ndarray:
+    """Ego frame at the anchor stamp to the LiDAR at its own stamp, for models whose grid has LiDAR axes.
+
+    Raises:
+        InvalidInputError: no sweep tells where the LiDAR is.
+    """
+    if not frame.lidar:
+        raise InvalidInputError("this model's grid lies in the LiDAR frame: expected a LiDAR sweep, got none")
+    sweep = frame.lidar[-1]
+    mount = check_rigid(sweep.ego_from_lidar, "ego_from_lidar")
+    if frame.odom_from_ego is None or sweep.odom_from_ego is None:
+        return inverse(mount)
+    return inverse(check_rigid(sweep.odom_from_ego, "lidar: odom_from_ego") @ mount) @ frame.odom_from_ego
+
+
+def cells_in_lidar_grid(config: ALOccConfig, published: VoxelGrid, transform: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Which cell of the network's grid the centre of each published voxel falls into.
+
+    Returns:
+        linear index of the cell (0 where there is none) and whether there is one, both [X * Y * Z].
+    """
+    network_grid = VoxelGrid(config.grid_origin, config.voxel_size, config.grid_size)
+    centres = transform_points(transform, published.centers().reshape(-1, 3).astype(np.float64))
+    cells, inside = network_grid.cells_of(centres)
+    return torch.from_numpy(network_grid.linear_index(cells)), torch.from_numpy(inside)
+
+
+def published_grid(config: ALOccConfig) -> VoxelGrid:
+    """The grid a variant is published on, in the ego frame at the anchor stamp."""
+    if not config.lidar_axes:
+        return VoxelGrid(config.grid_origin, config.voxel_size, config.grid_size)
+    x, y, z = config.grid_origin
+    # The LiDAR of the training vehicle is 1.84 m above base_link.
+    return VoxelGrid((x, y, z + 2.0), config.voxel_size, config.grid_size)
+
+
+def camera_tensors(
+    inputs: ModelInput, poses: CameraPoses, device: torch.device, grid_from_anchor: np.ndarray | None = None
+) -> CameraTensors:
     """Calibration of the present cameras as the network takes it, float32, batch of one."""
     affines = _affines(inputs, poses)
     intrinsics = np.stack([_checked_intrinsics(inputs.frame, name) for name in poses.names])
@@ -63,7 +101,7 @@ def camera_tensors(inputs: ModelInput, poses: CameraPoses, device: torch.device)
     post_rots[:, :2, :2] = affines[:, :2, :2]
     post_rots[:, 2, 2] = 1
     post_trans = affines[:, :, 2] * np.array([1.0, 1.0, 0.0])
-    transforms = poses.anchor_from_camera
+    transforms = poses.anchor_from_camera if grid_from_anchor is None else grid_from_anchor @ poses.anchor_from_camera
     tensors = (transforms[:, :3, :3], transforms[:, :3, 3], intrinsics, post_rots, post_trans)
     return CameraTensors(*(_to(device, array[None]) for array in tensors), _to(device, np.eye(3)[None]))
 
