@@ -52,9 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--corruptions", nargs="+", default=(), metavar="NAME", help=f"also with faults: all, {', '.join(GROUPS)}"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the faults")
-    parser.add_argument(
-        "--shard", type=Shard.parse, help="i/n, 0-based: this worker's scenes (torchrun sets it itself)"
-    )
+    parser.add_argument("--shard", metavar="i/n", help="this worker's scenes, i from 0 (torchrun tells it by itself)")
     parser.add_argument("-o", "--output", type=Path, default=Path("evaluation"), help="folder for state and reports")
 
 
