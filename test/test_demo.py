@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -17,6 +18,7 @@ from occ_perception.demo.perceive import DemoError, ModelChoice, Perceived, perc
 from occ_perception.demo.processes import Children
 from occ_perception.errors import ConfigurationError
 from occ_perception.models import create_model
+from occ_perception.occupancy import Instance
 from occ_perception.session import Session
 
 STUBBORN = (
@@ -203,13 +205,16 @@ def test_without_a_single_grid_the_demo_fails_with_the_logs(short_drive, tmp_pat
 def test_what_the_listener_writes_is_what_the_demo_reads(tmp_path):
     pytest.importorskip("rclpy")
     from occ_perception.ros.demo_subscriber import Reception
-    from occ_perception.ros.messages import occupancy_to_message
+    from occ_perception.ros.messages import instances_to_message, occupancy_to_message
 
     reception = Reception()
     frames = list(SyntheticDrive(0.2).frames(images=False))
     session = Session(create_model("lidar-carving"))
     grids = [session.step(frame) for frame in frames]
+    walker = Instance(3, 0, 0.5, (1.0, 2.0, 0.5), (0.5, 0.5, 1.5), 0.25, (1.5, -0.5, 0.0))
+    grids[-1] = replace(grids[-1], objects=(walker,))
     for grid in grids:
+        reception.take_instances(instances_to_message(grid))
         reception.take_grid(occupancy_to_message(grid))
     reception.save(tmp_path)
     read = perceive._read(tmp_path, "live")
@@ -217,7 +222,7 @@ def test_what_the_listener_writes_is_what_the_demo_reads(tmp_path):
     for got, sent in zip(read.grids, grids, strict=True):
         assert (got.semantics == sent.semantics).all()
         assert (got.visibility == sent.visibility).all()
-        assert got.grid == sent.grid
+        assert (got.grid, got.objects) == (sent.grid, sent.objects)
         assert (got.info.name, got.info.trained_on, got.lidar_used) == (sent.info.name, sent.info.trained_on, True)
 
 

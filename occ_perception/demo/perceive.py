@@ -18,7 +18,7 @@ from occ_perception.demo.processes import Child, Children
 from occ_perception.errors import ConfigurationError, OccPerceptionError
 from occ_perception.geometry import VoxelGrid
 from occ_perception.models import create_model, resolve_device
-from occ_perception.occupancy import ModelInfo, Occupancy, TemporalStatus
+from occ_perception.occupancy import Instance, ModelInfo, Occupancy, TemporalStatus
 from occ_perception.ontology import ontology_by_name
 from occ_perception.replay import replay
 from occ_perception.ros.environment import child_environment, private_network
@@ -193,7 +193,13 @@ def _read_grid(path: Path, more: Mapping[str, Any]) -> Occupancy:
             cameras_used=tuple(more["cameras_used"]),
             lidar_used=more["lidar_used"],
             temporal=TemporalStatus(**more["temporal"]),
+            objects=tuple(_instance(item) for item in more["objects"]),
         )
+
+
+def _instance(saved: Mapping[str, Any]) -> Instance:
+    fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in saved.items()}
+    return Instance(**fields)
 
 
 _ARRAYS = ("semantics", "visibility", "confidence", "flow", "instances")

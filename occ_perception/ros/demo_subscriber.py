@@ -21,13 +21,13 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 
 from occ_perception.files import write_whole
-from occ_perception.msg import VoxelGrid
-from occ_perception.occupancy import Occupancy
+from occ_perception.msg import VoxelGrid, VoxelInstanceArray
+from occ_perception.occupancy import Instance, Occupancy
 from occ_perception.replay import save_occupancy
-from occ_perception.ros.messages import occupancy_from_message
+from occ_perception.ros.messages import instances_from_message, occupancy_from_message, stamp_to_ns
 from occ_perception.ros.qos import OUTPUTS
 
-VOXELS = "/perception/voxels"
+VOXELS, INSTANCES = "/perception/voxels", "/perception/instances"
 _KEPT = 8
 _SPIN_S = 0.1
 
@@ -37,6 +37,7 @@ class Reception:
 
     def __init__(self) -> None:
         self.grids: deque[Occupancy] = deque(maxlen=_KEPT)
+        self.objects: deque[tuple[int, tuple[Instance, ...]]] = deque(maxlen=_KEPT)
         self.stamps_ns: list[int] = []
         self.arrivals_s: list[float] = []
         self.diagnostics: dict[str, dict[str, str]] = {}
@@ -48,6 +49,10 @@ class Reception:
         self.stamps_ns.append(occupancy.stamp_ns)
         self.grids.append(occupancy)
 
+    def take_instances(self, message: VoxelInstanceArray) -> None:
+        """The objects of a grid came, before it or after."""
+        self.objects.append((stamp_to_ns(message.header.stamp), instances_from_message(message)[0]))
+
     def take_diagnostics(self, message: DiagnosticArray) -> None:
         """The node told its state."""
         for status in message.status:
@@ -55,6 +60,7 @@ class Reception:
 
     def summary(self) -> dict[str, Any]:
         """Stamps and arrivals of all grids, the last diagnostics by name, and of the kept grids what .npz lacks."""
+        objects = dict(self.objects)
         return {
             "stamps_ns": self.stamps_ns,
             "arrivals_s": self.arrivals_s,
@@ -66,6 +72,7 @@ class Reception:
                     "cameras_used": grid.cameras_used,
                     "lidar_used": grid.lidar_used,
                     "temporal": dataclasses.asdict(grid.temporal),
+                    "objects": [dataclasses.asdict(item) for item in objects.get(grid.stamp_ns, ())],
                 }
                 for grid in self.grids
             },
@@ -89,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rclpy.init()
     node, reception = rclpy.create_node("demo_subscriber"), Reception()
     node.create_subscription(VoxelGrid, VOXELS, reception.take_grid, OUTPUTS)
+    node.create_subscription(VoxelInstanceArray, INSTANCES, reception.take_instances, OUTPUTS)
     node.create_subscription(DiagnosticArray, "/diagnostics", reception.take_diagnostics, 10)
     try:
         _listen(node, reception, arguments)

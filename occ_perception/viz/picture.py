@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from occ_perception.files import write_whole
 from occ_perception.frame import Frame
 from occ_perception.models import LIDAR_CARVING
 from occ_perception.occupancy import ModelInfo, Occupancy
+from occ_perception.ops.threads import one_torch_thread
 from occ_perception.viz.birds_eye import birds_eye
 from occ_perception.viz.colors import BACKGROUND, FREE_FLOOR, TEXT, TEXT_DIM, WARNING, LegendEntry, legend_of
 from occ_perception.viz.drawing import banner, legend_block, stacked, text_block
@@ -97,7 +96,7 @@ def draw_views(occupancy: Occupancy, frame: Frame | None) -> dict[str, Image.Ima
         draw["overlay"] = partial(overlay_sheet, occupancy, frame)
     draw["birds_eye"] = partial(birds_eye, occupancy)
     # Rays walk in many small steps, which PyTorch's own threads slow down; whole pictures are the better share of work.
-    with _one_torch_thread(), ThreadPoolExecutor(2, thread_name_prefix="pictures") as pool:
+    with one_torch_thread(), ThreadPoolExecutor(2, thread_name_prefix="pictures") as pool:
         drawn = {name: pool.submit(drawing) for name, drawing in draw.items()}
     views = {name: picture.result() for name, picture in drawn.items()}
     if "overlay" in views:
@@ -147,16 +146,6 @@ def count_text(occupancy: Occupancy) -> str:
         f"voxels: {total - free - unknown:,} filled, {free:,} free ({free / total:.1%}), "
         f"{unknown:,} unknown ({unknown / total:.1%})"
     )
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def write_png(image: Image.Image, path: Path) -> None:
