@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -23,8 +24,9 @@ from occ_perception.geometry import OCC3D_GRID, VoxelGrid, inverse, rigid
 from occ_perception.metrics.evaluation_rays import cast_evaluation_rays
 from occ_perception.models import create_model
 from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput
-from occ_perception.occupancy import ModelInfo
+from occ_perception.occupancy import ModelInfo, Occupancy
 from occ_perception.ontology import FREE, GEOMETRY, OCC3D, OPENOCC, UNKNOWN
+from occ_perception.session import Session
 
 
 class TruthModel:
@@ -118,11 +120,21 @@ def test_rays_start_at_the_lidar_of_every_keyframe(
 
 
 def test_state_is_handed_on_within_a_scene_and_never_across(synthetic_nuscenes: NuScenesTree, tmp_path: Path) -> None:
+    class Listening(Session):
+        """Remembers why state was dropped."""
+
+        reasons: ClassVar[list[str]] = []
+
+        def step(self, frame: Frame) -> Occupancy:
+            occupancy = super().step(frame)
+            self.reasons.append(occupancy.temporal.reset)
+            return occupancy
+
     model = TruthModel(synthetic_nuscenes)
-    score(synthetic_nuscenes, model, tmp_path)
-    tokens = synthetic_nuscenes.tokens
-    expected = [before for scene in tokens.values() for before in (None, *scene[:-1])]
-    assert model.states == expected
+    score(synthetic_nuscenes, model, tmp_path, session=Listening(model))
+    tokens = synthetic_nuscenes.tokens.values()
+    assert model.states == [before for scene in tokens for before in (None, *scene[:-1])]
+    assert Listening.reasons == [why for scene in tokens for why in ("first frame", *[""] * (len(scene) - 1))]
 
 
 def test_grid_frame_switch_anchors_the_frame(synthetic_nuscenes: NuScenesTree, tmp_path: Path) -> None:
@@ -310,6 +322,41 @@ def test_corruption_table_is_absolute_and_relative_and_leaves_the_truth_alone(
     truths = [r.metrics["semantic_iou_camera"].counts["confusion"].sum(axis=1).tolist() for r in results]
     assert all(truth == truths[0] for truth in truths)
     assert len({r.folder for r in results}) == 4
+
+
+def test_damaged_images_reach_a_camera_model(synthetic_nuscenes: NuScenesTree, tmp_path: Path) -> None:
+    """Through decoding and the session: what the model sees is dark or missing, and the tally says what was missing."""
+
+    class CameraModel(TruthModel):
+        image_spec = ImageSpec(32, 64, resize_from=(160, 90), resize=0.4, mean=(0, 0, 0), std=(1, 1, 1))
+        uses_lidar = False
+
+    wanted = {"without_CAM_BACK", "darkened_0.25", "extrinsics_5deg", "jpeg_wrong_bytes_10"}
+    cameras = tuple(NuScenes(synthetic_nuscenes.root).scene("scene-0003").channels("camera"))
+    results, seen = {}, {}
+    for corruption in (CLEAN, *(c for c in all_corruptions(cameras) if c.name in wanted)):
+        model = CameraModel(synthetic_nuscenes)
+        results[corruption.name] = score(
+            synthetic_nuscenes, model, tmp_path, corruption=corruption, scenes=("scene-0003",)
+        )
+        seen[corruption.name] = model.seen[0] if model.seen else None
+    assert len(results) == 5
+    clean, dark = seen["clean"], seen["darkened_0.25"]
+    assert all(clean.present)
+    assert results["clean"].tally.sensors_missing == results["darkened_0.25"].tally.sensors_missing == 0
+    assert float(dark.images.mean() / clean.images.mean()) == pytest.approx(0.25, abs=0.02)
+    assert results["without_CAM_BACK"].tally.sensors_missing == 1
+    missing = [
+        n
+        for n, here in zip(seen["without_CAM_BACK"].cameras, seen["without_CAM_BACK"].present, strict=True)
+        if not here
+    ]
+    assert missing == ["CAM_BACK"]
+    assert seen["extrinsics_5deg"].frame.rig.fingerprint != clean.frame.rig.fingerprint
+    damaged, tally = seen["jpeg_wrong_bytes_10"], results["jpeg_wrong_bytes_10"].tally
+    assert tally.frames == 1
+    assert not results["jpeg_wrong_bytes_10"].failed
+    assert tally.held or tally.sensors_missing or not torch.equal(damaged.images, clean.images)
 
 
 def test_held_answers_move_with_the_vehicle() -> None:

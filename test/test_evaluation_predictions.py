@@ -46,7 +46,14 @@ def test_report_states_what_was_scored(
     folder = write_predictions(synthetic_nuscenes, tmp_path / "my_network", noise=0.2)
     assert run(synthetic_nuscenes, folder, tmp_path / "out", "--mask", "lidar", "--scenes", "scene-0003") == 0
     printed = capsys.readouterr().out
-    for text in ("my_network on nuScenes v1.0-mini", "labels occ3d", "1 scenes", "mIoU", "RayIoU", "as the files come"):
+    for text in (
+        "my_network on nuScenes v1.0-mini",
+        "labels occ3d",
+        "1 scenes (scenes named)",
+        "mIoU",
+        "RayIoU",
+        "as the files come",
+    ):
         assert text in printed
     run_folder = next((tmp_path / "out").iterdir())
     report = json.loads((run_folder / "semantic_iou_lidar.json").read_text())
@@ -149,6 +156,22 @@ def test_wrong_arguments(synthetic_nuscenes: NuScenesTree, tmp_path: Path, capsy
         assert message in capsys.readouterr().err
     assert run(synthetic_nuscenes, tmp_path / "nowhere", tmp_path / "out") == 2
     assert "no folder" in capsys.readouterr().err
+
+
+def test_split_comes_from_the_file_occ3d_ships(
+    synthetic_nuscenes: NuScenesTree, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = write_predictions(synthetic_nuscenes, tmp_path / "files")
+    (tmp_path / "gts").symlink_to(synthetic_nuscenes.root / "gts")
+    more = ["--no-rays", "--split", "val", "--labels-folder", str(tmp_path / "gts")]
+    assert run(synthetic_nuscenes, folder, tmp_path / "out", *more) == 2
+    assert "annotations.json" in capsys.readouterr().err
+    (tmp_path / "annotations.json").write_text(json.dumps({"train_split": ["scene-0001"], "val_split": ["scene-0003"]}))
+    assert run(synthetic_nuscenes, folder, tmp_path / "out", *more) == 0
+    assert "1 scenes (split val)" in capsys.readouterr().out
+    (tmp_path / "annotations.json").write_text(json.dumps({"val_split": "scene-0003"}))
+    assert run(synthetic_nuscenes, folder, tmp_path / "out", *more) == 2
+    assert "expected a list of scene names" in capsys.readouterr().err
 
 
 def test_openocc_submission_with_flow(synthetic_nuscenes: NuScenesTree, tmp_path: Path, one_thread: None) -> None:

@@ -15,6 +15,7 @@ from occ_perception.evaluation.folder_subject import FolderSubject
 from occ_perception.evaluation.model_subject import GRID_FRAMES, ModelSubject
 from occ_perception.evaluation.protocols import CLEAN, GROUPS, Corruption, choose_corruptions
 from occ_perception.evaluation.report import corruption_table, summary_text, write_reports
+from occ_perception.evaluation.splits import SPLITS, split_scenes
 from occ_perception.evaluation.truth import LABEL_SETS, GroundTruth
 from occ_perception.metrics.semantic_iou import MASKS
 from occ_perception.models import create_model, resolve_device
@@ -39,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", help="tables' folder, e.g. v1.0-trainval; default: the only one there")
     parser.add_argument("--labels", choices=tuple(LABEL_SETS), default="occ3d")
     parser.add_argument("--labels-folder", type=Path, help="where they lie, if not in the usual folder under the root")
-    parser.add_argument("--scenes", nargs="+", default=(), metavar="NAME", help="default: all scenes with labels")
+    scenes = parser.add_mutually_exclusive_group()
+    scenes.add_argument("--scenes", nargs="+", default=(), metavar="NAME", help="default: all scenes with labels")
+    scenes.add_argument("--split", choices=SPLITS, help="the official split (published figures are on val)")
     parser.add_argument("--mask", choices=MASKS, help="voxels of the quoted figure (default: the benchmark's own)")
     parser.add_argument(
         "--grid-frame",
@@ -67,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings = EvaluationSettings(
         mask=arguments.mask or truth.set.masks[0],
         rays=not arguments.no_rays,
-        scenes=tuple(arguments.scenes),
+        scenes=split_scenes(arguments.split, truth.folder) if arguments.split else tuple(arguments.scenes),
+        selection=f"split {arguments.split}" if arguments.split else "",
         shard=Shard.parse(arguments.shard) if arguments.shard else Shard.from_environment(),
         device=_device(arguments.device),
         progress=True,

@@ -32,6 +32,7 @@ class EvaluationSettings:
         mask: voxels of the headline figure; all masks of the labels are counted.
         rays: also compute RayIoU.
         scenes: names; empty = all scenes that have labels.
+        selection: what these scenes are, for the report; empty = says itself.
         shard: this worker's part of them.
         device: where rays are cast.
         progress: show a progress bar.
@@ -40,6 +41,7 @@ class EvaluationSettings:
     mask: str = "camera"
     rays: bool = True
     scenes: tuple[str, ...] = ()
+    selection: str = ""
     shard: Shard = field(default_factory=Shard)
     device: str = "cpu"
     progress: bool = False
@@ -53,6 +55,7 @@ class Evaluation:
         folder: of the run.
         settings: what was evaluated.
         mask: of the headline figure.
+        selection: which scenes were to be scored, in words.
         metrics, tally: of all scored scenes together.
         scored: names of the scenes in them, in order.
         failed: why scenes could not be scored, by name.
@@ -62,6 +65,7 @@ class Evaluation:
     folder: Path
     settings: Mapping[str, str]
     mask: str
+    selection: str
     metrics: dict[str, Accumulator]
     tally: Tally = field(default_factory=Tally)
     scored: list[str] = field(default_factory=list)
@@ -155,7 +159,9 @@ class _Run:
         return new_metrics(self.truth.set, self.subject.ontology is GEOMETRY, self.settings.rays)
 
     def _nothing_yet(self) -> Evaluation:
-        return Evaluation(self.folder.folder, self.folder.settings, self.settings.mask, self._metrics())
+        settings = self.settings
+        selection = settings.selection or ("scenes named" if settings.scenes else "all scenes with labels")
+        return Evaluation(self.folder.folder, self.folder.settings, settings.mask, selection, self._metrics())
 
     def _fingerprint(self, scene: Scene) -> str:
         return fingerprint((*self.truth.files(scene), *self.subject.files(scene)))

@@ -51,7 +51,7 @@ def describe(evaluation: Evaluation) -> str:
         parts.append(f"weights {settings['weights']}{trained_on}")
     if settings.get("corruption", "clean") != "clean":
         parts.append(f"corruption {settings['corruption']} ({settings['corruption_text']})")
-    parts.append(f"{len(evaluation.scored)} scenes")
+    parts.append(f"{len(evaluation.scored)} scenes ({evaluation.selection})")
     if evaluation.failed:
         parts.append(f"INCOMPLETE: {len(evaluation.failed)} more scenes could not be scored")
     return "; ".join(parts)
