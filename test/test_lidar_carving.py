@@ -67,6 +67,13 @@ def test_scene_with_a_car_and_a_wall():
     check_consistency(occupancy)
 
 
+def test_what_stands_on_the_ground_has_no_ground_at_its_foot():
+    ground, post = [[10.1, 5.1, 0.0], [12.1, 5.1, 0.0]], [[10.1, 5.1, 0.5]]
+    (occupancy,) = carve([beams_to(ground + post)])
+    assert at(occupancy, 10.1, 5.1, 0.0) == OCCUPIED
+    assert at(occupancy, 12.1, 5.1, 0.0) == GROUND
+
+
 def test_own_vehicle_and_near_returns_are_neither_hits_nor_beams():
     own = [[0.0, 0.5, 1.5], [3.9, -1.0, 0.5], [-1.0, 0.0, 2.0]]
     near = [[0.94, 0.0, 2.5]]  # 0.66 m above the sensor

@@ -68,6 +68,15 @@ def test_ghost_points_below_the_road_do_not_pull_the_surface_down():
     assert np.abs(surface.at(points[np.hypot(*points[:, :2].T) < 20])).max() < 0.1
 
 
+def test_ground_under_clutter_everywhere():
+    """Stems and bushes in every square metre, from a hand's breadth up; a third of the points are ground."""
+    rng = np.random.default_rng(2)
+    ground = np.stack([*rng.uniform(-20, 20, (2, 6000)), rng.normal(0, 0.02, 6000)], axis=1)
+    clutter = np.stack([*rng.uniform(-20, 20, (2, 12000)), rng.uniform(0.25, 1.5, 12000)], axis=1)
+    surface = fit_ground(np.concatenate([ground, clutter]), OCC3D_GRID, FOOTPRINT, SETTINGS)
+    assert np.percentile(np.abs(surface.at(ground)), 95) < 0.08
+
+
 def test_without_points_the_ground_is_flat_under_the_vehicle():
     footprint = Footprint((-1.0, -1.0), (1.0, 1.0), height=-0.3)
     surface = fit_ground(np.zeros((0, 3)), OCC3D_GRID, footprint, SETTINGS)
