@@ -112,6 +112,10 @@ class SyntheticDrive:
         """Made when first needed: their rays take 20 bytes per pixel."""
         return {name: SyntheticCamera(self.world, camera) for name, camera in self.rig.items()}
 
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(2, thread_name_prefix="render")
+
     @staticmethod
     def time_s(stamp_ns: int) -> float:
         """Seconds since the start."""
@@ -151,6 +155,12 @@ class SyntheticDrive:
         """`render` as JPEG."""
         return encode_jpeg(self.render(camera, stamp_ns), quality)
 
+    def jpegs(self, set_stamp_ns: int) -> list[tuple[int, str, bytes]]:
+        """(stamp, camera, JPEG) of a set, in the order in which they are taken; rendered on two threads."""
+        shots = sorted((self.image_stamp(name, set_stamp_ns), name) for name in self.rig)
+        jpegs = self._pool.map(lambda shot: self.jpeg(shot[1], shot[0]), shots)
+        return [(stamp, name, jpeg) for (stamp, name), jpeg in zip(shots, jpegs, strict=True)]
+
     def scan(self, stamp_ns: int, noise: bool = True) -> LidarScan:
         """The LiDAR turn that ends at a stamp, in the LiDAR frame at the stamp."""
         return self._lidar.scan(stamp_ns, noise)
@@ -162,10 +172,8 @@ class SyntheticDrive:
 
     def frame(self, set_stamp_ns: int, images: bool = True) -> Frame:
         """One synchronised set; its stamp is that of the front camera (else of the sweep)."""
-        pictures = {}
-        for name in self.rig if images else ():
-            stamp = self.image_stamp(name, set_stamp_ns)
-            pictures[name] = CameraImage(stamp, self.jpeg(name, stamp), self.odom_from_ego(stamp))
+        shots = self.jpegs(set_stamp_ns) if images else []
+        pictures = {name: CameraImage(stamp, jpeg, self.odom_from_ego(stamp)) for stamp, name, jpeg in shots}
         anchor = pictures["cam_front"].stamp_ns if "cam_front" in pictures else set_stamp_ns
         sweep = self.lidar_sweep(set_stamp_ns)
         return Frame(anchor, self.rig, pictures, (sweep,), self.odom_from_ego(anchor))
@@ -232,11 +240,6 @@ def _write_scan(bag: DriveBag, drive: SyntheticDrive, stamp_ns: int) -> None:
 
 
 def _image_writes(bag: DriveBag, drive: SyntheticDrive) -> Iterator[TimedWrite]:
-    """Images in order of their stamps, those of one set rendered on two threads."""
-    with ThreadPoolExecutor(2) as pool:
-        for set_stamp in drive.set_stamps():
-            shots = sorted((drive.image_stamp(name, set_stamp), name) for name in drive.rig)
-            for (stamp, name), jpeg in zip(
-                shots, pool.map(lambda shot: drive.jpeg(shot[1], shot[0]), shots), strict=True
-            ):
-                yield TimedWrite(stamp, partial(bag.write_image, stamp, name, jpeg))
+    for set_stamp in drive.set_stamps():
+        for stamp, name, jpeg in drive.jpegs(set_stamp):
+            yield TimedWrite(stamp, partial(bag.write_image, stamp, name, jpeg))
