@@ -3,7 +3,8 @@
     python benchmarks/evaluate.py
 
 Runs on a synthetic nuScenes tree (test/nuscenes_tree.py) of 8 keyframes with Occ3D labels; predictions are the labels
-with a tenth of their voxels changed.  ``val_minutes`` is that cost for the 6019 frames of the validation split, one process.
+with a tenth of their voxels changed.  ``val_minutes`` is that cost for the 6019 frames of the validation split in one
+process.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ class _Run:
     def _finished(self, scene: Scene, bar: tqdm) -> SceneRecord | None:
         """The record of a scene, from disk or computed now; None if it cannot be scored."""
         inputs = self._fingerprint(scene)
-        record = self.folder.load(scene.name, inputs)
+        record = self.folder.load(scene.name, inputs, self._metrics())
         if record is not None:
             bar.update(record.tally.frames)
             return record
@@ -200,7 +200,7 @@ class _Run:
         """All finished scenes of all workers."""
         result = self._nothing_yet()
         for name in self.scenes:
-            record = self.folder.load(name, self._fingerprint(self.dataset.scene(name)))
+            record = self.folder.load(name, self._fingerprint(self.dataset.scene(name)), result.metrics)
             reason = self.folder.failure(name)
             if record is not None:
                 result.add(record)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -86,8 +86,8 @@ class RunFolder:
         self.folder = output / f"{''.join(c if c.isalnum() or c in '-_.+' else '-' for c in name)}_{key}"
         self.write("settings.json", text)
 
-    def load(self, scene: str, inputs: str) -> SceneRecord | None:
-        """The record of a finished scene; None if there is none, or its inputs have changed since."""
+    def load(self, scene: str, inputs: str, metrics: Collection[str]) -> SceneRecord | None:
+        """The record of a finished scene; None if there is none, it is of other metrics, or its inputs have changed."""
         path = self._path(scene)
         try:
             record = SceneRecord.from_json(path.read_text())
@@ -95,6 +95,9 @@ class RunFolder:
             return None
         except (OSError, UnicodeDecodeError, InvalidInputError) as error:
             logger.warning("%s cannot be used, the scene is computed again: %s", path, error)
+            return None
+        if record.metrics.keys() != set(metrics):
+            logger.warning("%s holds other metrics, the scene is computed again", path)
             return None
         if record.inputs != inputs:
             logger.info("%s: labels or predictions have changed, the scene is computed again", scene)

@@ -113,16 +113,16 @@ def corruption_table(evaluations: Sequence[Evaluation], output: Path, stem: str)
 
 
 def _table_row(evaluation: Evaluation, clean: Mapping[str, float]) -> dict[str, Any]:
-    values = figures(evaluation)
-    names = [name for name in _IN_TABLE if name in clean]
+    found = figures(evaluation)
+    values = {name: found.get(name, math.nan) for name in _IN_TABLE if name in clean}
     return {
         "corruption": evaluation.settings["corruption"],
         "description": evaluation.settings["corruption_text"],
         "seed": evaluation.settings["seed"],
         **asdict(evaluation.tally),
         "failed_scenes": sorted(evaluation.failed),
-        "values": {name: values[name] for name in names},
-        "relative_to_clean": {name: values[name] / clean[name] if clean[name] else math.nan for name in names},
+        "values": values,
+        "relative_to_clean": {n: value / clean[n] if clean[n] else math.nan for n, value in values.items()},
     }
 
 
