@@ -204,6 +204,8 @@ def test_without_a_single_grid_the_demo_fails_with_the_logs(short_drive, tmp_pat
 
 def test_what_the_listener_writes_is_what_the_demo_reads(tmp_path):
     pytest.importorskip("rclpy")
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
     from occ_perception.ros.demo_subscriber import Reception
     from occ_perception.ros.messages import instances_to_message, occupancy_to_message
 
@@ -216,8 +218,14 @@ def test_what_the_listener_writes_is_what_the_demo_reads(tmp_path):
     for grid in grids:
         reception.take_instances(instances_to_message(grid))
         reception.take_grid(occupancy_to_message(grid))
+    assert not reception.complete(len(grids))
+    status = DiagnosticStatus(name="perception: model", values=[KeyValue(key="sets", value="4")])
+    reception.take_diagnostics(DiagnosticArray(status=[status]))
+    assert reception.complete(len(grids))
+    assert not reception.complete(len(grids) + 1)
     reception.save(tmp_path)
     read = perceive._read(tmp_path, "live")
+    assert read.sets == "4 sets"
     assert read.stamps_ns == tuple(grid.stamp_ns for grid in grids)
     for got, sent in zip(read.grids, grids, strict=True):
         assert (got.semantics == sent.semantics).all()

@@ -41,6 +41,7 @@ class Reception:
         self.stamps_ns: list[int] = []
         self.arrivals_s: list[float] = []
         self.diagnostics: dict[str, dict[str, str]] = {}
+        self.diagnosed_s = 0.0
 
     def take_grid(self, message: VoxelGrid) -> None:
         """A grid came."""
@@ -55,8 +56,13 @@ class Reception:
 
     def take_diagnostics(self, message: DiagnosticArray) -> None:
         """The node told its state."""
+        self.diagnosed_s = time.monotonic()
         for status in message.status:
             self.diagnostics[status.name] = {"": status.message} | {value.key: value.value for value in status.values}
+
+    def complete(self, grids: int) -> bool:
+        """Whether so many grids came, and diagnostics that tell of them all."""
+        return len(self.arrivals_s) >= grids and self.diagnosed_s > self.arrivals_s[grids - 1]
 
     def summary(self) -> dict[str, Any]:
         """Stamps and arrivals of all grids, the last diagnostics by name, and of the kept grids what .npz lacks."""
@@ -111,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _listen(node: Node, reception: Reception, arguments: argparse.Namespace) -> None:
     started, ready = time.monotonic(), False
-    while rclpy.ok() and len(reception.stamps_ns) < arguments.grids:
+    while rclpy.ok() and not reception.complete(arguments.grids):
         rclpy.spin_once(node, timeout_sec=_SPIN_S)
         now = time.monotonic()
         if not ready and node.count_publishers(VOXELS):
