@@ -7,7 +7,8 @@ A voxel is
 * **free** where a beam passed through and none ended (`occ_perception.ops.ray_traversal`, exact),
 * **unknown** everywhere else.
 
-Free says that a beam passed, not that every litre was seen to be empty: a voxel is a block of 0.4 m.
+Free says that a beam passed, not that every litre was seen to be empty: a voxel is a block of 0.4 m.  So the upper
+halves of road voxels, between two rings on the road, can make them free.
 
 Past sweeps (`occ_perception.models.lidar_memory`) fill in what this sweep does not look at.  Newer evidence wins: a
 beam through a voxel erases an earlier return in it, so what moves leaves no trail; a return in this sweep outweighs
