@@ -25,7 +25,7 @@ from occ_perception.metrics.evaluation_rays import cast_evaluation_rays
 from occ_perception.models import create_model
 from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput
 from occ_perception.occupancy import ModelInfo, Occupancy
-from occ_perception.ontology import FREE, GEOMETRY, OCC3D, OPENOCC, UNKNOWN
+from occ_perception.ontology import FREE, GEOMETRY, OCC3D, OPENOCC, UNKNOWN, Ontology
 from occ_perception.session import Session
 
 
@@ -82,6 +82,31 @@ def test_truth_scores_100(synthetic_nuscenes: NuScenesTree, tmp_path: Path, mask
     assert result.tally.frames == 2
     assert not result.failed
     assert not result.pending
+
+
+@pytest.mark.parametrize("ontology", [OCC3D, GEOMETRY], ids=["classes", "geometry"])
+def test_each_mask_scores_its_own_voxels(synthetic_nuscenes: NuScenesTree, tmp_path: Path, ontology: Ontology) -> None:
+    """Wrong only where the LiDAR sees and no camera does, and once more where nothing sees."""
+    scene, token = "scene-0003", synthetic_nuscenes.tokens["scene-0003"][0]
+    with np.load(synthetic_nuscenes.root / "gts" / scene / token / "labels.npz") as label:
+        camera, lidar = label["mask_camera"].astype(bool), label["mask_lidar"].astype(bool)
+    behind = np.argwhere(lidar & ~camera)
+    assert len(behind) > 10
+
+    def wrong_there(truth: np.ndarray) -> np.ndarray:
+        for cells in (behind, np.argwhere(~lidar)[:500]):
+            truth[tuple(cells.T)] = np.where(truth[tuple(cells.T)] == FREE, 0, FREE)
+        return truth
+
+    model = TruthModel(synthetic_nuscenes, wrong_there)
+    model.info = ModelInfo("wrong", ontology, OCC3D_GRID)
+    if ontology is GEOMETRY:
+        model.change = lambda truth: np.where(wrong_there(truth) == FREE, FREE, 0).astype(np.uint8)
+    iou = {}
+    for mask in ("camera", "lidar", "none"):
+        iou[mask] = figures(score(synthetic_nuscenes, model, tmp_path, mask=mask, scenes=(scene,)))["IoU"]
+    assert iou["camera"] == 1.0
+    assert iou["none"] < iou["lidar"] < 1.0
 
 
 def test_rays_of_truth_score_100_and_of_shifted_truth_less(
