@@ -20,8 +20,9 @@ import numpy as np
 
 from occ_perception.assembler import Assembler, Late, Measurement
 from occ_perception.calibration import load_calibration
-from occ_perception.data.bag_messages import transforms_from_message
+from occ_perception.data.bag_messages import VOXEL_GRID, transforms_from_message, voxel_grid
 from occ_perception.data.bag_reader import BagReader
+from occ_perception.data.bag_writer import BagWriter, reliable_qos
 from occ_perception.data.sensor_messages import camera_from_message, stamp_to_ns
 from occ_perception.data.topics import CameraTopics, configured_cameras, detect_topics, lidar_name, require_sensors
 from occ_perception.errors import DatasetError, InvalidInputError, OccPerceptionError
@@ -35,6 +36,7 @@ from occ_perception.synchroniser import SyncedSet, Synchroniser
 
 logger = logging.getLogger(__name__)
 
+VOXELS_TOPIC = "/perception/voxels"
 _Handler = Callable[[Any, int], list[SyncedSet[Measurement]]]
 
 
@@ -226,6 +228,33 @@ def replay_to_folder(
     for occupancy in replay(path, session, parameters):
         save_occupancy(Path(output) / f"{occupancy.stamp_ns}.npz", occupancy)
         count += 1
+    return count
+
+
+def replay_to_bag(
+    path: str | os.PathLike[str],
+    session: Session,
+    output: str | os.PathLike[str],
+    parameters: Parameters | None = None,
+    storage: str = "mcap",
+) -> int:
+    """Replay a bag into another with one VoxelGrid per frame on `VOXELS_TOPIC`, logged at its stamp.
+
+    Returns:
+        How many.
+
+    Raises:
+        DatasetError: see `replay`; the output exists or cannot be written.
+        InvalidInputError: a model whose grids contradict themselves.
+    """
+    parameters = parameters or Parameters()
+    count = 0
+    with BagWriter(output, storage, {"source": str(path), "model": session.model.info.name}) as bag:
+        bag.add_topic(VOXELS_TOPIC, VOXEL_GRID, reliable_qos(1))
+        for occupancy in replay(path, session, parameters):
+            grid = voxel_grid(occupancy, parameters.base_frame, parameters.encoding == "sparse")
+            bag.write(VOXELS_TOPIC, occupancy.stamp_ns, grid)
+            count += 1
     return count
 
 

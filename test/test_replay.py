@@ -12,6 +12,7 @@ from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.bag_writer import reliable_qos
 from occ_perception.data.drive_bag import DriveBag
 from occ_perception.data.synthetic_drive import SyntheticDrive, write_synthetic_bag
+from occ_perception.data.voxel_messages import occupancy_from_message
 from occ_perception.errors import ConfigurationError, DatasetError, InvalidInputError
 from occ_perception.geometry import CameraRig, VoxelGrid, transform_points
 from occ_perception.models import create_model
@@ -19,7 +20,7 @@ from occ_perception.models.base import ImageSpec, ModelOutput
 from occ_perception.occupancy import ModelInfo, Visibility
 from occ_perception.ontology import FREE, GEOMETRY
 from occ_perception.parameters import Parameters
-from occ_perception.replay import BagFrames, replay, replay_to_folder
+from occ_perception.replay import VOXELS_TOPIC, BagFrames, replay, replay_to_bag, replay_to_folder
 from occ_perception.session import Session
 
 SIZE = (96, 54)
@@ -137,6 +138,23 @@ def test_lidar_carving_from_a_bag_to_files(tmp_path):
         occupied = np.isin(file["semantics"], range(len(file["class_names"])))
         assert occupied.sum() > 2000
         assert (file["visibility"][file["semantics"] == FREE] == Visibility.FREE_SEEN).all()
+
+
+@pytest.mark.parametrize("encoding", ["sparse", "dense"])
+def test_grids_in_a_bag_read_back_as_they_were(bag, tmp_path, encoding):
+    count = replay_to_bag(bag, Session(Hits()), tmp_path / "out", Parameters(encoding=encoding))
+    direct = list(replay(bag, Session(Hits())))
+    with BagReader(tmp_path / "out") as out:
+        messages = list(out.messages([VOXELS_TOPIC]))
+        grids = [occupancy_from_message(out.decode(m)) for m in messages]
+        assert out.custom_data["model"] == "hits"
+    assert count == len(grids) == len(direct)
+    for message, grid, occupancy in zip(messages, grids, direct, strict=True):
+        assert message.log_time_ns == grid.stamp_ns == occupancy.stamp_ns
+        np.testing.assert_array_equal(grid.semantics, occupancy.semantics)
+        np.testing.assert_array_equal(grid.visibility, occupancy.visibility)
+        assert (grid.info.grid, grid.info.name, grid.lidar_used) == (occupancy.grid, "hits", True)
+        assert grid.confidence is grid.flow is grid.instances is None
 
 
 def test_cut_off_bags_give_the_frames_before_the_damage(bag, drive, tmp_path, caplog):

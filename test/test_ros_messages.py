@@ -12,8 +12,9 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from rclpy.serialization import deserialize_message, serialize_message
 
+from occ_perception.data.flow_encoding import FLOW_UNKNOWN, flow_from_wire, flow_to_wire
+from occ_perception.data.voxel_messages import pack_visibility, unpack_visibility
 from occ_perception.msg import VoxelGrid as VoxelGridMessage
-from occ_perception.ros.flow_encoding import FLOW_UNKNOWN, flow_from_wire, flow_to_wire
 from occ_perception.ros.messages import (
     instances_from_message,
     instances_to_message,
@@ -26,7 +27,6 @@ from occ_perception.ros.messages import (
     transform_from_message,
     transform_to_message,
 )
-from occ_perception.ros.voxel_messages import pack_visibility, unpack_visibility
 
 STAMP_NS = 1_532_402_927_612_460_000
 FORMS = pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])

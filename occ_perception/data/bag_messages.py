@@ -5,9 +5,11 @@ Reading images, calibration and clouds is `sensor_messages` and `point_clouds`.
 
 from __future__ import annotations
 
+import array
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,9 @@ import numpy as np
 from occ_perception.data.message_definitions import message_store
 from occ_perception.data.point_clouds import POINT_FIELD_CODES, pack_points
 from occ_perception.data.sensor_messages import stamp_to_ns
+from occ_perception.data.voxel_messages import fill_voxel_grid
 from occ_perception.geometry import PinholeCamera, quaternion_from_rotation
+from occ_perception.occupancy import Occupancy
 
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 IMAGE = "sensor_msgs/msg/Image"
@@ -25,6 +29,7 @@ TRANSFORMS = "tf2_msgs/msg/TFMessage"
 ODOMETRY = "nav_msgs/msg/Odometry"
 TEXT = "std_msgs/msg/String"
 VOXEL_GRID = "occ_perception/msg/VoxelGrid"
+_EMPTY = array.array("B")
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,30 @@ def odometry(pose: StampedTransform, linear_mps: np.ndarray, angular_rps: np.nda
         ),
         twist=new_message("geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=np.zeros(36)),
     )
+
+
+def voxel_grid(
+    occupancy: Occupancy, frame_id: str = "base_link", sparse: bool = True, lidars: tuple[str, ...] = ("lidar",)
+) -> Any:
+    """occ_perception/VoxelGrid; arguments as of `occ_perception.ros.messages.occupancy_to_message`.
+
+    Raises:
+        InvalidInputError: a grid that contradicts itself.
+    """
+    fields = SimpleNamespace(origin=_identity_pose(), indices=_EMPTY, confidence=_EMPTY, instance=_EMPTY, flow=_EMPTY)
+    fill_voxel_grid(fields, occupancy, sparse=sparse, lidars=lidars)
+    values = {
+        name: np.frombuffer(value, value.typecode) if isinstance(value, array.array) and len(value) else value
+        for name, value in vars(fields).items()
+    }
+    types = {"indices": np.uint32, "instance": np.uint16, "flow": np.int16}
+    empty = {n: np.empty(0, types.get(n, np.uint8)) for n, v in values.items() if isinstance(v, array.array)}
+    return new_message(VOXEL_GRID, header=header(occupancy.stamp_ns, frame_id), **(values | empty))
+
+
+def _identity_pose() -> Any:
+    position = new_message("geometry_msgs/msg/Point", x=0.0, y=0.0, z=0.0)
+    return new_message("geometry_msgs/msg/Pose", position=position, orientation=_quaternion(np.array([0, 0, 0, 1.0])))
 
 
 def text(content: str) -> Any:

@@ -5,13 +5,7 @@ from __future__ import annotations
 import numpy as np
 from geometry_msgs.msg import Point, Vector3
 
-from occ_perception.errors import InvalidInputError
-from occ_perception.geometry import VoxelGrid
-from occ_perception.msg import VoxelInstance, VoxelInstanceArray
-from occ_perception.occupancy import Instance, Occupancy
-from occ_perception.ontology import Ontology
-from occ_perception.ros.geometry_messages import ns_to_stamp
-from occ_perception.ros.message_parts import (
+from occ_perception.data.message_parts import (
     fill_geometry,
     fill_ontology,
     geometry_from_message,
@@ -19,6 +13,12 @@ from occ_perception.ros.message_parts import (
     read_array,
     wire_array,
 )
+from occ_perception.errors import InvalidInputError
+from occ_perception.geometry import VoxelGrid
+from occ_perception.msg import VoxelInstance, VoxelInstanceArray
+from occ_perception.occupancy import Instance, Occupancy
+from occ_perception.ontology import Ontology
+from occ_perception.ros.geometry_messages import ns_to_stamp
 
 _MAX_ID = np.iinfo(np.uint16).max  # identities are also voxel labels, which are uint16
 

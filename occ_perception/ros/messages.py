@@ -11,10 +11,11 @@ from occ_perception.data.sensor_messages import (
     stamp_to_ns,
     transform_from_message,
 )
+from occ_perception.data.voxel_messages import occupancy_from_message
 from occ_perception.ros.geometry_messages import camera_to_message, ns_to_stamp, pose_to_message, transform_to_message
 from occ_perception.ros.instance_messages import instances_from_message, instances_to_message
 from occ_perception.ros.point_cloud_messages import points_to_message
-from occ_perception.ros.voxel_messages import occupancy_from_message, occupancy_to_message
+from occ_perception.ros.voxel_messages import occupancy_to_message
 
 __all__ = [
     "camera_from_message",

@@ -1,4 +1,7 @@
-"""What `VoxelGrid` and `VoxelInstanceArray` messages have in common: geometry, label set, flat arrays."""
+"""What `VoxelGrid` and `VoxelInstanceArray` messages have in common: geometry, label set, flat arrays.
+
+Works on the fields alone, so the messages may be rclpy's classes or a bag's.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,19 @@ import numpy as np
 
 from occ_perception.data.sensor_messages import pose_from_message
 from occ_perception.errors import InvalidInputError
-from occ_perception.geometry import VoxelGrid, check_rigid, rigid_from_rotation
+from occ_perception.geometry import VoxelGrid, check_rigid
 from occ_perception.ontology import ONTOLOGIES, Ontology
-from occ_perception.ros.geometry_messages import pose_to_message
 
 _TYPECODES = {np.dtype(np.uint8): "B", np.dtype(np.uint16): "H", np.dtype(np.int16): "h", np.dtype(np.uint32): "I"}
 _FOREIGN_COLOR = (160, 160, 160)
 
 
 def fill_geometry(message: Any, grid: VoxelGrid) -> None:
-    """Write the geometry fields (origin, voxel_size, size_x, size_y, size_z) of a message."""
-    message.origin = pose_to_message(rigid_from_rotation(np.eye(3), grid.origin))
+    """Write the geometry fields (origin, voxel_size, size_x, size_y, size_z) of a message that has an origin."""
+    position, orientation = message.origin.position, message.origin.orientation
+    position.x, position.y, position.z = map(float, grid.origin)
+    orientation.x = orientation.y = orientation.z = 0.0
+    orientation.w = 1.0
     message.voxel_size = float(grid.voxel_size)
     message.size_x, message.size_y, message.size_z = grid.size
 
