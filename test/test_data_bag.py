@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 
 from occ_perception.data import bag_messages
 from occ_perception.data.bag_info import bag_info, header_stamp_ns
@@ -188,6 +191,25 @@ def write_text(path, text, fail=False):
 def test_a_bag_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(RuntimeError, match="in the middle"):
         write_text(tmp_path / "bag", "half", fail=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("storage", sorted(FILES))
+def test_a_full_disk_leaves_nothing_behind(tmp_path, storage):
+    """The limit of this process on file sizes stands in for the disk."""
+    script = f"""
+import resource, signal, sys
+from occ_perception.data.synthetic_drive import write_synthetic_bag
+from occ_perception.errors import DatasetError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+try:
+    write_synthetic_bag({str(tmp_path / "bag")!r}, seconds=0.5, image_size=(64, 36), storage={storage!r})
+except DatasetError as error:
+    sys.exit(f"refused: {{error}}")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
+    assert "refused: cannot write" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

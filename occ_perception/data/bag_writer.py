@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from occ_perception.errors import ConfigurationError, DatasetError
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 _Self = TypeVar("_Self", bound="BagWriter")
+_REFUSALS = (OSError, sqlite3.Error, WriterError)
 _FOREVER = QosTime(2147483647, 4294967295)
 
 
@@ -86,7 +88,9 @@ class BagWriter:
             for key, value in (custom_data or {}).items():
                 self._writer.set_custom_data(key, value)
             self._writer.open()
-        except OSError as error:
+        except _REFUSALS as error:
+            if hasattr(self, "_work"):
+                shutil.rmtree(self._work, ignore_errors=True)
             raise DatasetError(f"cannot write bag {self.path}: {error}") from error
 
     def add_topic(self, topic: str, message_type: str, qos: Qos) -> None:
@@ -114,7 +118,7 @@ class BagWriter:
         connection = self._connections[topic]
         try:
             self._writer.write(connection, stamp_ns, self._store.serialize_cdr(message, connection.msgtype))
-        except (OSError, WriterError) as error:
+        except _REFUSALS as error:
             raise DatasetError(f"cannot write to bag {self.path}: {error}") from error
 
     def __enter__(self: _Self) -> _Self:
@@ -137,5 +141,5 @@ class BagWriter:
             if self._overwrite and self.path.exists():
                 os.replace(self.path, self._work / "replaced")
             os.replace(self._work / self.path.name, self.path)
-        except (OSError, WriterError) as error:
+        except _REFUSALS as error:
             raise DatasetError(f"cannot write bag {self.path}: {error}") from error
