@@ -93,7 +93,8 @@ def test_own_vehicle_is_where_the_vehicle_was_at_the_sweep_not_at_the_anchor():
 
 def test_points_on_voxel_borders_and_grid_edges():
     grid = VoxelGrid((0.0, 0.0, 0.0), 1.0, (8, 4, 4))
-    config = LidarCarvingConfig(grid, OwnVehicle(0, 0, 0, 0), min_range=0.0)
+    # The ground far below: here only the borders of cells matter.
+    config = LidarCarvingConfig(grid, OwnVehicle(0, 0, 0, 0), min_range=0.0, ground_height=-9.0)
     mount = np.eye(4)
     mount[:3, 3] = (0.5, 0.5, 0.5)
 

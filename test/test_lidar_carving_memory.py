@@ -153,6 +153,7 @@ def test_remembered_free_space_is_space_some_beam_crossed():
     assert np.all(crossed_when[free] >= 0)
     only_past = (crossed_when > hit_when) & (crossed_when < 10) & (hit_when < 10)
     assert only_past.sum() > 5000
+    only_past[:, :, 2] = False  # the layer of the road, where beams that only skim make nothing free
     assert (last.semantics[only_past] != UNKNOWN).mean() > 0.9
     assert free[only_past].mean() > 0.85
 
@@ -202,7 +203,7 @@ def test_what_the_vehicle_drives_through_was_not_there():
 def test_ground_is_not_erased_by_beams_that_skim_over_it():
     here = [[10.1, 0.1, 0.0]]
     just_behind = [[10.9, 0.1, 0.02]]  # on its way 0.11 to 0.18 m above the ground in the voxel of the first
-    assert at(carve([beams_to(just_behind)])[0], 10.1, 0.1, 0.0) == FREE
+    assert at(carve([beams_to(just_behind)])[0], 10.1, 0.1, 0.0) == UNKNOWN  # most of the voxel was not looked at
     first, second = carve([beams_to(here, k=0), beams_to(just_behind, k=1)])
     assert at(first, 10.1, 0.1, 0.0) == GROUND
     assert at(second, 10.1, 0.1, 0.0) == GROUND

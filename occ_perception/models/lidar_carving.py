@@ -7,8 +7,9 @@ A voxel is
 * **free** where a beam passed through and none ended (`occ_perception.ops.ray_traversal`, exact),
 * **unknown** everywhere else.
 
-Free says that a beam passed, not that every litre was seen to be empty: a voxel is a block of 0.4 m.  So the upper
-halves of road voxels, between two rings on the road, can make them free.
+Free says that a beam passed, not that every litre was seen to be empty: a voxel is a block of 0.4 m.  One exception: a
+voxel that the fitted ground runs through is never free.  Between two rings on the road a beam crosses its upper part
+only, and a kerb or a hole could be in the rest, so it stays unknown.
 
 Past sweeps (`occ_perception.models.lidar_memory`) fill in what this sweep does not look at.  Newer evidence wins: a
 beam through a voxel erases an earlier return in it, so what moves leaves no trail; a return in this sweep outweighs
@@ -53,7 +54,7 @@ from occ_perception.models.lidar_memory import (
 )
 from occ_perception.occupancy import ModelInfo, Visibility
 from occ_perception.ontology import FREE, GEOMETRY, UNKNOWN
-from occ_perception.ops.ground import Footprint, feet, fit_ground, on_ground
+from occ_perception.ops.ground import Footprint, GroundSurface, feet, fit_ground, on_ground
 from occ_perception.ops.ray_traversal import last_beam_through
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ class LidarCarving:
         with clock.stage("returns"):
             now = self._beams(frame, motion)
         with clock.stage("ground"):
-            hits, voxels = self._hits(now)
+            hits, voxels, holds_ground = self._hits(now)
             occupied, ground = _marked(hits, voxels, grid)
         with clock.stage("traversal"):
             beams = join_beams(past.beams, now)
@@ -104,7 +105,7 @@ class LidarCarving:
             foot = feet(ground, occupied)
             occupied, ground = occupied | foot, ground & ~foot
             free = (newest >= 0) & ~occupied & ~ground
-            output = _output(occupied, ground, free)
+            output = _output(occupied, ground, free & ~holds_ground)
         with clock.stage("remember"):
             if _poses_known(frame):
                 output.state = CarvingMemory(
@@ -162,8 +163,12 @@ class LidarCarving:
         other = ~self.config.own_vehicle.contains(points)
         return points[other], None if offsets_s is None else _plausible(offsets_s[usable[other]])
 
-    def _hits(self, beams: Beams) -> tuple[Returns, np.ndarray]:
-        """Ends of beams inside the grid, and the linear indices int64 [N] of their voxels."""
+    def _hits(self, beams: Beams) -> tuple[Returns, np.ndarray, np.ndarray]:
+        """Ends of beams inside the grid, the linear indices int64 [N] of their voxels, and where the ground runs.
+
+        Returns:
+            (returns, their voxels, bool [X, Y, Z]: voxels that the fitted ground surface runs through)
+        """
         grid, vehicle = self.config.grid, self.config.own_vehicle
         footprint = Footprint(
             (vehicle.rear, -vehicle.half_width), (vehicle.front, vehicle.half_width), self.config.ground_height
@@ -172,7 +177,7 @@ class LidarCarving:
         voxels, inside = voxels_of(beams.ends, grid)
         points, voxels = beams.ends[inside], voxels[inside]
         is_ground = on_ground(points, voxels // grid.size[2], surface, self.config.ground)
-        return Returns(points, is_ground, beams.sweep_ns[inside]), voxels
+        return Returns(points, is_ground, beams.sweep_ns[inside]), voxels, _holding(surface, grid)
 
     def _still_standing(self, returns: Returns, seen_through: np.ndarray) -> tuple[Returns, np.ndarray]:
         """Remembered returns in the grid, all but ground only where no beam and not the vehicle has gone through.
@@ -231,6 +236,14 @@ def _marked(returns: Returns, voxels: np.ndarray, grid: VoxelGrid) -> tuple[np.n
     occupied.ravel()[voxels[~returns.ground]] = True
     ground.ravel()[voxels[returns.ground]] = True
     return occupied, ground
+
+
+def _holding(surface: GroundSurface, grid: VoxelGrid) -> np.ndarray:
+    """Voxels that a ground surface runs through (at the middle of their column), bool [X, Y, Z]."""
+    x, y = (grid.lower[a] + (np.arange(grid.size[a]) + 0.5) * grid.voxel_size for a in (0, 1))
+    columns = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1).reshape(-1, 2)
+    level = np.floor((surface.at(columns) - grid.lower[2]) / grid.voxel_size).reshape(grid.size[:2])
+    return level[:, :, None] == np.arange(grid.size[2])
 
 
 def _named(indices: np.ndarray, count: int) -> np.ndarray:
