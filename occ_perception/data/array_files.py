@@ -23,7 +23,7 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+            if not isinstance(archive, np.lib.npyio.NpzFile) or archive.zip is None:
                 raise DatasetError(f"{path}: expected an .npz archive, this is a single array")
             _check_members(path, archive.zip)
             return {name: archive[name] for name in archive.files}

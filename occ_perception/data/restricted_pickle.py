@@ -84,7 +84,7 @@ class _PlainArray(np.ndarray):
     def __setstate__(self, state: Any) -> None:
         _version, shape, dtype, fortran, data = state
         _check_contents(shape, dtype, data)
-        super().__setstate__((1, shape, dtype.dtype, bool(fortran), data))
+        super().__setstate__((1, shape, dtype.dtype, bool(fortran), data))  # type: ignore[arg-type]  # plain bool works
 
 
 def _check_contents(shape: Any, dtype: Any, data: Any) -> None:
