@@ -36,6 +36,7 @@ from occ_perception.ops.cost_volume import stereo_cost_volume, sweep_coordinates
 from occ_perception.ops.frustum import depth_values, frustum
 from occ_perception.ops.grid_warp import metres_from_index, warp_taps
 from occ_perception.ops.interpolation import Taps
+from occ_perception.ops.precision import full_precision
 from occ_perception.ops.voxel_pooling import GridSpec
 
 LIFTING_STRIDE = 16
@@ -111,17 +112,20 @@ class ALOcc(nn.Module):
         """
         # Image features, and the stereo match with the previous image.
         features, stereo_features = self.image_features(inputs.images, observe)
-        cost_volume = self.match_previous_images(inputs, stereo_features, state)
+        with full_precision(inputs.images):
+            cost_volume = self.match_previous_images(inputs, stereo_features, state)
         # Context, surface depth, and the transfer from surface to occupied depth.
         heads = self.predict_depth(inputs, features, cost_volume, observe)
         depth = torch.softmax(heads.depth_logits.float(), dim=1).unflatten(0, inputs.images.shape[:2])
         observe("dn.depth_pred", depth)
-        volume = self.lift_features(inputs, heads, depth, observe)
+        with full_precision(inputs.images):
+            volume = self.lift_features(inputs, heads, depth, observe)
         if self.pre_process is not None:
             volume = self.pre_process(volume)[0]
             observe("pre0", volume)
         # Align the stored volumes with this frame and fuse them.
-        volume, history = self.fuse_with_history(inputs, volume, state, update, observe)
+        with full_precision(inputs.images):
+            volume, history = self.fuse_with_history(inputs, volume.float(), state, update, observe)
         # Encode, and score every voxel against the class prototypes.
         features = self.encode(volume, observe)
         voxels, logits = self.score_voxels(features, observe)
@@ -219,7 +223,7 @@ class ALOcc(nn.Module):
                 points,
                 config.inter_object_depth_bins,
             )
-        volume = lift(heads.context, geometry, extra, points, inputs.cameras, self.grid)
+        volume = lift(heads.context.float(), geometry, extra, points, inputs.cameras, self.grid)
         observe("lifted", volume)
         return volume
 
@@ -270,13 +274,15 @@ class ALOcc(nn.Module):
     def score_voxels(self, features: Tensor, observe: StageObserver) -> tuple[Tensor | None, Tensor]:
         """Voxel features [B, F, Y, X, Z] (None when they are not made) and logits [B, queries, Y, X, Z]."""
         if self.score_expansion is not None:
-            voxels, logits = None, self.score_expansion(features)
+            with full_precision(features):  # classes are ranked by small differences of scores
+                voxels, logits = None, self.score_expansion(features.float())
         else:
             voxels = features
             if not self.config.volumetric:
                 voxels = self.final_conv(features)
                 observe("final_conv", voxels)
-            logits = self.alocc_head(voxels)
+            with full_precision(features):
+                logits = self.alocc_head(voxels.float())
         observe("head.logits", logits)
         return voxels, logits
 
@@ -287,8 +293,8 @@ class ALOcc(nn.Module):
         head = self.alocc_head
         if not isinstance(head, FlowHead) or voxels is None:
             return None, None, None
-        with torch.no_grad():
-            current = bev_summary(voxels)
+        with torch.no_grad(), full_precision(voxels):
+            current = bev_summary(voxels.float())
             stored = current if state is None or state.flow_map is None else state.flow_map
             previous = _where_started(inputs.starts, current, stored)
             taps = self.motion_taps(inputs, state, tuple(current.shape[1:3]))

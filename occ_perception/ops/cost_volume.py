@@ -9,7 +9,7 @@ from occ_perception.ops.interpolation import Taps, bilinear_taps, interpolate_ro
 INVALID_PENALTY = 5.0
 # QUIRK: a sample counts as outside when this one channel (first of the last group of four) is exactly zero.
 INVALID_CHANNEL = 252
-_PIXELS_PER_BLOCK = 64
+_PIXELS_PER_BLOCK = 256
 
 
 def sweep_coordinates(

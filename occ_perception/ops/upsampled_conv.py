@@ -8,8 +8,6 @@ Reference: ``conv2d(interpolate(x, size, mode="bilinear", align_corners=True), w
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -27,7 +25,6 @@ def conv3x3_of_upsampled(x: Tensor, weight: Tensor, size: tuple[int, int]) -> Te
     return (columns @ rows).view(batch, *size, out_channels).movedim(-1, 1)
 
 
-@lru_cache(maxsize=32)
 def _shifted_interpolation(length: int, out_length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """matrix[i, tap, j]: weight of input j in upsampled position i + tap - 1, zero outside; [out_length, 3, length]."""
     position = torch.arange(out_length, dtype=torch.float64) * ((length - 1) / max(out_length - 1, 1))
