@@ -68,9 +68,10 @@ def stage(folder: Path):
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
 
 
-def shared_memory_files() -> set[str]:
-    """Fast DDS's segments in /dev/shm."""
-    return {f.name for f in Path("/dev/shm").glob("fastdds_*")} | {f.name for f in Path("/dev/shm").glob("fastrtps_*")}
+def mapped_segments(pid: int) -> list[Path]:
+    """Fast DDS's shared memory that a process uses: its own, and that of the processes it hears from."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return sorted({Path(line.split()[-1]) for line in lines if "/dev/shm/fastdds_" in line and "port" not in line})
 
 
 def resident_mb(pid: int) -> float:
