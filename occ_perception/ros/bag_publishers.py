@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,7 +21,7 @@ from occ_perception.ros.signals import StopFlag
 logger = logging.getLogger(__name__)
 
 _MIN_DEPTH, _MAX_DEPTH = 10, 100
-_DRAIN_S = 2.0
+_DRAIN_S = 0.5
 
 
 class BagPublishers:
@@ -67,10 +68,11 @@ class BagPublishers:
             self._clock.publish(Clock(clock=ns_to_stamp(now_ns)))
 
     def drain(self, stop: StopFlag) -> None:
-        """Give reliable subscribers time to get the last messages."""
+        """Give reliable subscribers a moment to get the last messages."""
+        end_s = time.monotonic() + _DRAIN_S
         for publisher in self._publishers.values():
-            if stop.is_set() or not publisher.wait_for_all_acked(Duration(seconds=_DRAIN_S)):
-                return
+            if not stop.is_set():
+                publisher.wait_for_all_acked(Duration(seconds=max(end_s - time.monotonic(), 0.0)))
 
 
 def message_class(message_type: str) -> type | None:
