@@ -114,9 +114,8 @@ class DepthNet(nn.Module):
         pattern = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), dim=-1).flatten()
         for net in (self.depth2occ_inter_weight_net, self.depth2occ_inter_bias_net):
             nn.init.kaiming_normal_(net.weight)
-            nn.init.zeros_(net.bias)
-        with torch.no_grad():
-            self.depth2occ_inter_bias_net.bias.copy_(pattern)
+        self.depth2occ_inter_weight_net.bias = nn.Parameter(torch.zeros(27))
+        self.depth2occ_inter_bias_net.bias = nn.Parameter(pattern)
 
     def forward(self, features: Tensor, vector: Tensor, cost_volume: Tensor | None) -> DepthNetOutput:
         """Neck features [M, 256, h, w], camera vector [M, 27], cost volume [M, D, 4h, 4w] (stereo variants)."""

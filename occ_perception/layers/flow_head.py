@@ -75,7 +75,7 @@ class FlowHead(PrototypeHead):
         """Voxel features [B, F, Y, X, Z] and correlation softmax [B, 121, Y/2, X/2] -> [B, F, Y, X, Z]."""
         cost = self.cost_volum_net(cost_volume)
         cost = F.interpolate(cost, size=features.shape[2:4], mode="bilinear", align_corners=True)
-        return F.relu(self._convolve_columns(cost, features))
+        return F.relu(self._convolve_columns(cost, features), inplace=True)
 
     def _convolve_columns(self, cost: Tensor, features: Tensor) -> Tensor:
         """``flow_post_conv`` of [cost repeated over the height, features], before its ReLU.
@@ -89,7 +89,7 @@ class FlowHead(PrototypeHead):
         inside = taps[0] + taps[1] + taps[2]
         heights = features.shape[-1]
         columns = [inside - taps[0], *[inside] * (heights - 2), inside - taps[2]]
-        return F.conv3d(features, feature_weight, convolution.bias, padding=1) + torch.stack(columns, dim=-1)
+        return F.conv3d(features, feature_weight, convolution.bias, padding=1).add_(torch.stack(columns, dim=-1))
 
     def flow(self, features: Tensor, cost_volume: Tensor, observe: StageObserver) -> tuple[Tensor, Tensor | None]:
         """Velocity [B, Y, X, Z, 2] = (v_y, v_x) m/s and, in training mode, its bin logits [B, 176, Y, X, Z].
@@ -109,7 +109,7 @@ class FlowHead(PrototypeHead):
         first, last = cast("nn.Conv3d", self.flow_predicter[0]), cast("nn.Conv3d", self.flow_predicter[2])
         weight = last.weight.flatten(1).unflatten(0, (FLOW_BINS, 2)).transpose(0, 1).flatten(0, 1)
         bias = cast("Tensor", last.bias).view(FLOW_BINS, 2).T.flatten()
-        hidden = F.relu(F.linear(features, first.weight.flatten(1), first.bias))
+        hidden = F.relu(F.linear(features, first.weight.flatten(1), first.bias), inplace=True)
         logits = F.linear(hidden, weight, bias).unflatten(-1, (2, FLOW_BINS))
         return torch.softmax(logits.float(), dim=-1) @ flow_bin_centres(logits.device)
 

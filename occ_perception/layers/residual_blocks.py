@@ -25,8 +25,8 @@ class ResidualBlock2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(x)) + identity)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(x)).add_(identity), inplace=True)
 
 
 class ConvNorm3d(nn.Module):
@@ -58,7 +58,8 @@ class ResidualBlock3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
-        return F.relu(self.conv2(F.relu(self.conv1(x))) + identity)
+        x = F.relu(self.conv1(x), inplace=True)
+        return F.relu(self.conv2(x).add_(identity), inplace=True)
 
 
 class ResidualStages(nn.Module):

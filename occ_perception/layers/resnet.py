@@ -26,9 +26,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        return F.relu(self.bn3(self.conv3(x)) + identity)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
+        return F.relu(self.bn3(self.conv3(x)).add_(identity), inplace=True)
 
 
 class ResNet50(nn.Module):
@@ -45,7 +45,7 @@ class ResNet50(nn.Module):
 
     def stereo_features(self, images: Tensor) -> Tensor:
         """C2 alone, [N, 256, H/4, W/4]: the matching features of the stereo cost volume."""
-        x = F.relu(self.bn1(self.conv1(images)))
+        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
         return self.layer1(F.max_pool2d(x, 3, stride=2, padding=1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

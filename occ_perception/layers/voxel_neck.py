@@ -26,10 +26,10 @@ class BevNeck(nn.Module):
         self.conv = nn.Sequential(
             nn.Conv2d(sum(in_channels), out_channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
@@ -41,7 +41,7 @@ class BevNeck(nn.Module):
         weights = first.weight.split([x.shape[1] for x in stages], dim=1)
         merged = F.conv2d(torch.cat(maps, dim=1), torch.cat(weights[: len(fine)], dim=1), first.bias, padding=1)
         for x, weight in zip(stages[len(fine) :], weights[len(fine) :], strict=True):
-            merged = merged + conv3x3_of_upsampled(x, weight, size)
+            merged.add_(conv3x3_of_upsampled(x, weight, size))
         return self.conv[1:](merged)
 
 
@@ -59,8 +59,8 @@ class VolumeNeck(nn.Module):
         merged = F.conv3d(stages[0], weights[0], convolution.bias)
         for x, weight in zip(stages[1:], weights[1:], strict=True):
             mixed = F.conv3d(x, weight)
-            merged = merged + F.interpolate(mixed, size=merged.shape[-3:], mode="trilinear", align_corners=True)
-        return F.relu(self.conv.bn(merged))
+            merged.add_(F.interpolate(mixed, size=merged.shape[-3:], mode="trilinear", align_corners=True))
+        return F.relu(self.conv.bn(merged), inplace=True)
 
 
 class HeightExpansion(nn.Conv2d):
@@ -92,5 +92,6 @@ def scores_from_columns(expansion: HeightExpansion, head: PrototypeHead) -> Heig
     fused = HeightExpansion(expansion.in_channels, len(prototypes), expansion.heights)
     weight = expansion.weight.unflatten(0, (-1, expansion.heights))
     fused.weight.copy_(torch.einsum("qf,fzcij->qzcij", prototypes, weight).flatten(0, 1))
-    fused.bias.copy_((prototypes @ cast("Tensor", expansion.bias).view(-1, expansion.heights)).flatten())
+    bias = prototypes @ cast("Tensor", expansion.bias).view(-1, expansion.heights)
+    fused.bias = nn.Parameter(bias.flatten())
     return fused.to(expansion.weight.device).requires_grad_(False).eval()

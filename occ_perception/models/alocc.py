@@ -140,10 +140,10 @@ class ALOcc(nn.Module):
         if not self.config.volumetric and not self.config.flow:
             self.score_expansion = scores_from_columns(self.final_conv, self.alocc_head)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                module.to(memory_format=torch.channels_last)
-            elif isinstance(module, nn.Conv3d):
-                module.to(memory_format=torch.channels_last_3d)
+            if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+                flat = isinstance(module, nn.Conv2d)
+                layout = torch.channels_last if flat else torch.channels_last_3d
+                module.weight.data = module.weight.data.contiguous(memory_format=layout)
         return self
 
     def image_features(self, images: Tensor, observe: StageObserver) -> tuple[Tensor, Tensor | None]:

@@ -9,7 +9,7 @@ from occ_perception.ops.interpolation import Taps, bilinear_taps, interpolate_ro
 INVALID_PENALTY = 5.0
 # QUIRK: a sample counts as outside when this one channel (first of the last group of four) is exactly zero.
 INVALID_CHANNEL = 252
-_PIXELS_PER_BLOCK = 256
+_PIXELS_PER_BLOCK = 64
 
 
 def sweep_coordinates(
@@ -87,14 +87,14 @@ def stereo_cost_volume(current: Tensor, previous: Tensor, x: Tensor, y: Tensor) 
         x, y: sample positions [M, D, h, w] in index units of ``previous``.
 
     Returns:
-        softmax over depth of minus the L1 matching cost, [M, D, h, w] float32.
+        softmax over depth of minus the L1 matching cost, [M, D, h, w] float32, channels-last memory.
     """
-    costs = [_matching_cost(*pair) for pair in zip(current, previous, x, y, strict=True)]
-    return torch.softmax(-torch.stack(costs), dim=1)
+    probabilities = [_matching_probability(*pair) for pair in zip(current, previous, x, y, strict=True)]
+    return torch.stack(probabilities).unflatten(1, current.shape[-2:]).movedim(-1, 1)
 
 
-def _matching_cost(current: Tensor, previous: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Cost [D, h, w] of one image pair, computed for a block of pixels at a time so that it stays in cache."""
+def _matching_probability(current: Tensor, previous: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Softmax of one image pair [h * w, D], computed for a block of pixels at a time so that it stays in cache."""
     channels, height, width = current.shape
     depth = x.shape[0]
     table = previous.movedim(0, -1).reshape(-1, channels).float()
@@ -108,4 +108,4 @@ def _matching_cost(current: Tensor, previous: Tensor, x: Tensor, y: Tensor) -> T
         warped = interpolate_rows(table, Taps(taps.rows[rows], taps.weights[rows])).view(-1, depth, channels)
         outside = warped[..., INVALID_CHANNEL] == 0
         cost[start:stop] = torch.cdist(own[start:stop], warped, p=1).squeeze(1) + INVALID_PENALTY * outside
-    return cost.T.view(depth, height, width)
+    return torch.softmax(-cost, dim=1)

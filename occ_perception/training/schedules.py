@@ -1,0 +1,87 @@
+"""What changes over the iterations: learning rate, denoising, history, weight averaging (sections 5.1, 9, 11)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ALOccSchedule:
+    """The published training schedule; an epoch is a fixed number of iterations, not a pass over the data."""
+
+    iterations_per_epoch: int = 8005
+    epochs: int = 12
+    learning_rate: float = 2e-4
+    weight_decay: float = 1e-2
+    gradient_norm: float = 5.0
+    warmup_iterations: int = 200
+    warmup_ratio: float = 0.001
+    depth_mix_epochs: float = 6.0
+    flow_mix_epochs: tuple[float, float] = (2.0, 4.0)
+    history_from_epoch: int = 2
+
+    def learning_rate_at(self, iteration: int) -> float:
+        """Linear warm-up, then constant."""
+        missing = max(0.0, 1 - iteration / self.warmup_iterations)
+        return self.learning_rate * (1 - missing * (1 - self.warmup_ratio))
+
+    def depth_mix(self, iteration: int) -> float:
+        """Share of the LiDAR depth in the lifting: cosine from 1 to 0."""
+        return _cosine(iteration / (self.depth_mix_epochs * self.iterations_per_epoch))
+
+    def flow_mix(self, iteration: int) -> float:
+        """Share of the ground-truth correlation in the flow head: 1, then cosine to 0."""
+        begin, end = self.flow_mix_epochs
+        return _cosine((iteration / self.iterations_per_epoch - begin) / (end - begin))
+
+    def keeps_history(self, iteration: int) -> bool:
+        """Whether the fusion state is kept between steps; the flow head's history always is."""
+        return iteration >= self.history_from_epoch * self.iterations_per_epoch
+
+    def optimizer(self, network: nn.Module) -> torch.optim.AdamW:
+        """AdamW over all trainable parameters alike."""
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+
+    def step(self, optimizer: torch.optim.Optimizer, iteration: int) -> Tensor:
+        """Clip the gradients, set the learning rate and update; returns the gradient norm before clipping."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self.gradient_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate_at(iteration)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+
+def _cosine(progress: float) -> float:
+    """1 before 0, 0 after 1, half a cosine between."""
+    return (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0))) / 2
+
+
+class WeightAverage:
+    """Exponential moving average of every floating-point entry of a network's ``state_dict``."""
+
+    def __init__(self, network: nn.Module, decay: float = 0.999, updates: int = 10560, ramp: float = 2000.0) -> None:
+        self.average = {key: value.detach().clone() for key, value in network.state_dict().items()}
+        self.updates = updates
+        self._decay, self._ramp = decay, ramp
+
+    def decay(self) -> float:
+        """Decay of the latest update: ``0.999 * (1 - exp(-n / 2000))``."""
+        return self._decay * (1 - math.exp(-self.updates / self._ramp))
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Take in the network's current weights; entries that are not floating point are copied."""
+        self.updates += 1
+        decay = self.decay()
+        for key, value in network.state_dict().items():
+            if value.is_floating_point():
+                self.average[key].mul_(decay).add_(value, alpha=1 - decay)
+            else:
+                self.average[key].copy_(value)
