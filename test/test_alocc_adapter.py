@@ -15,7 +15,8 @@ from occ_perception.models.alocc_config import alocc_config
 from occ_perception.models.alocc_geometry import camera_poses, camera_tensors, lidar_depth_of, stereo_motion
 from occ_perception.models.alocc_types import ALOccInputs
 from occ_perception.models.base import ModelInput
-from occ_perception.ontology import FREE
+from occ_perception.ontology import FREE, UNKNOWN
+from occ_perception.session import Session
 
 SIZE = (64, 160)
 TINY = {"image_size": SIZE, "grid_size": (40, 48, 16), "grid_origin": (-8.0, -9.6, -1.0), "history_frames": 3}
@@ -135,6 +136,45 @@ def test_history_counts_frames_and_changes_the_result(model):
         counts.append(output.state_frames)
     assert counts == [0, 1, 2, 3, 3]
     assert not torch.equal(output.scores, model.step(_inputs(4), None, None).scores)
+
+
+def test_half_precision_history_stays_close():
+    exact, half = _model("alocc-2d-mini"), _model("alocc-2d-mini")
+    half.network.history_dtype = torch.float16
+    states, motion = [None, None], None
+    for step in range(4):
+        outputs = [m.step(_inputs(step), s, motion) for m, s in zip((exact, half), states, strict=True)]
+        states, motion = [output.state for output in outputs], MOTION
+    assert states[1].network.history.frames.dtype == torch.float16
+    torch.testing.assert_close(outputs[1].scores, outputs[0].scores, atol=5e-3, rtol=0)
+
+
+def test_session_streams_and_marks_what_only_a_missing_camera_saw():
+    config = dataclasses.replace(alocc_config("alocc-2d-mini"), **TINY)
+    torch.manual_seed(0)
+    session = Session(ALOccModel(config, ALOcc(config), weights="untrained"))
+    intrinsics = np.array([[500.0, 0, 180], [0, 500, 780], [0, 0, 1]])
+    rig = CameraRig(
+        {
+            name: PinholeCamera(intrinsics, camera.ego_from_camera, 1600, 900)
+            for name, camera in _rig(("cam_front", "cam_back_left", "cam_back")).items()
+        }
+    )
+    pixels = np.random.default_rng(0).integers(0, 255, (900, 1600, 3), dtype=np.uint8)
+    results = []
+    for step, names in enumerate((tuple(rig), tuple(rig), ("cam_front", "cam_back"))):
+        stamp, pose = step * 500_000_000, _pose(1.0 * step)
+        images = {name: CameraImage(stamp, pixels, pose) for name in names}
+        results.append(session.step(Frame(stamp, rig, images, odom_from_ego=pose)))
+    session.close()
+    assert [result.temporal.frames for result in results] == [0, 1, 2]
+    # The camera on the left was trained as CAM_BACK_LEFT: the session orders by trained names, not by the rig.
+    assert results[0].cameras == ("cam_front", "cam_back_left", "cam_back")
+    assert results[2].cameras_used == ("cam_front", "cam_back")
+    lost = (results[2].semantics == UNKNOWN) & (results[1].semantics != UNKNOWN)
+    assert lost.sum() > 100
+    left = np.argwhere(lost)[:, 1]
+    assert (left > 24).mean() > 0.9
 
 
 def test_between_two_intervals_the_state_is_used_but_not_replaced(model):

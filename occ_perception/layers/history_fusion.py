@@ -30,13 +30,21 @@ def start_history(current: Tensor, frames: int, dtype: torch.dtype = torch.float
     return HistoryState(copies.to(dtype).contiguous(), last.new_zeros(last.shape[0], frames, dtype=torch.float32))
 
 
-def restart_history(current: Tensor, state: HistoryState | None, starts: tuple[bool, ...], frames: int) -> HistoryState:
+def restart_history(
+    current: Tensor,
+    state: HistoryState | None,
+    starts: tuple[bool, ...],
+    frames: int,
+    dtype: torch.dtype = torch.float32,
+) -> HistoryState:
     """The state counted up to this frame: stored frames age by one, streams that begin with this frame start anew.
+
+    ``dtype`` is that of a new state; float16 halves its memory.
 
     QUIRK: with no state, a stream that does not begin here still gets copies of the current volume of age 1.
     """
     if state is None or all(starts):
-        state = start_history(current, frames)
+        state = start_history(current, frames, dtype)
     elif any(starts):
         fresh = start_history(current, frames, state.frames.dtype)
         begun = torch.tensor(starts, device=current.device)

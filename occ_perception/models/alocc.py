@@ -90,6 +90,8 @@ class ALOcc(nn.Module):
         self.img_bev_encoder_neck = neck(config.encoder_channels, config.neck_channels)
         if not config.volumetric:
             self.final_conv = HeightExpansion(config.neck_channels, config.voxel_channels, config.grid_size[2])
+        # float16 halves the memory of the stored volumes; their warped sums stay float32.
+        self.history_dtype = torch.float32
         self.score_expansion: HeightExpansion | None = None
         head = FlowHead if config.flow else PrototypeHead
         self.alocc_head = head(config.queries, config.voxel_channels, lifted)
@@ -240,7 +242,7 @@ class ALOcc(nn.Module):
         if not config.history_frames:
             return volume, None
         stored = None if state is None else state.history
-        history = restart_history(volume, stored, inputs.starts, config.history_frames)
+        history = restart_history(volume, stored, inputs.starts, config.history_frames, self.history_dtype)
         taps = self.motion_taps(inputs, state, tuple(volume.shape[2:]))
         convs = (self.history_keyframe_time_conv, self.history_keyframe_cat_conv)
         if self.training:

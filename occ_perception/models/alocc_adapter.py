@@ -70,6 +70,7 @@ class ALOccModel:
         trained_on: in words.
         precision: arithmetic of the convolutions; the geometry and the history stay float32.
         class_scores: whether outputs carry the scores of every class.
+        half_history: keep the stored volumes in float16, half the memory.
     """
 
     def __init__(
@@ -81,10 +82,12 @@ class ALOccModel:
         trained_on: str = "",
         precision: Precision = "float32",
         class_scores: bool = False,
+        half_history: bool = False,
     ) -> None:
         self.config = config
         self.device = torch.device(device)
         self.network = network.to(self.device).prepare_for_inference()
+        self.network.history_dtype = torch.float16 if half_history else torch.float32
         self.info = ModelInfo(
             config.name, ontology_by_name(config.label_set), published_grid(config), weights, trained_on
         )
