@@ -9,17 +9,20 @@ pytest.importorskip("rclpy", reason="needs ROS 2 (rclpy)")
 pytest.importorskip("occ_perception.msg", reason="needs the generated messages")
 
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from ros_bench import JPEG, MS, PLAN, START, CameraModel, bench, columns, edge, ring
-from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 
 from occ_perception.data.synthetic_drive import encode_jpeg
+from occ_perception.data.topics import IMAGE, CameraTopics
 from occ_perception.occupancy import Visibility
 from occ_perception.ontology import FREE, UNKNOWN
 from occ_perception.ros.discovery import SensorPlan
 from occ_perception.ros.environment import prepare_process, private_network
-from occ_perception.ros.messages import points_to_message
+from occ_perception.ros.messages import ns_to_stamp, points_to_message
 
 LIDAR_ONLY = SensorPlan((), PLAN.lidar)
 
@@ -285,6 +288,19 @@ def test_late_work_is_skipped_and_counted(cameras):
     assert 3 <= len(cameras.grids) <= 6
 
 
+def test_images_that_a_slow_model_will_skip_are_not_decoded(cameras):
+    cameras.model.delay_s = 0.8
+    for k in range(2):  # the node learns how long the model takes
+        cameras.images(START + 100 * k * MS)
+        cameras.expect_grids(k + 1)
+    decoded = cameras.node.monitor.counted()["images prepared"]
+    for k in range(2, 10):
+        cameras.images(START + 100 * k * MS)
+    cameras.spin(lambda: cameras.grids[-1].stamp_ns == START + 900 * MS, "the newest set")
+    assert cameras.grids[-1].cameras_used == ("cam_front", "cam_back")
+    assert cameras.node.monitor.counted()["images prepared"] - decoded <= 8, "of 16"
+
+
 def test_diagnostics_are_published_and_complete(cameras):
     cameras.images(START)
     cameras.expect_grids(1)
@@ -339,3 +355,52 @@ def test_sensors_are_found_in_the_graph():
         made.spin(lambda: made.node.plan.cameras, "a plan")
         assert made.node.plan.camera_names == ("cam_back", "cam_front")
         assert made.node.plan.lidar_name == "lidar_top"
+
+
+def test_raw_images_and_calibration_from_a_file(tmp_path):
+    pixels = np.zeros((180, 320, 3), np.uint8)
+    file = tmp_path / "calibration.yaml"
+    entry = "{width: 320, height: 180, intrinsics: [250, 250, 160, 90], position: [1, 0, 1.5], "
+    file.write_text(f"cameras:\n  nose: {entry}orientation: [-0.5, 0.5, -0.5, 0.5]}}\n")
+    plan = SensorPlan((CameraTopics("nose", "/nose/image", IMAGE, None, False),))
+    with bench(CameraModel(), plan, calibration_file=file) as made:
+        for k, (encoding, step) in enumerate((("rgb8", 960), ("bgr8", 960), ("bayer_rggb8", 320))):
+            message = Image(height=180, width=320, encoding=encoding, step=step, data=pixels.tobytes()[: step * 180])
+            message.header.stamp = ns_to_stamp(START + 100 * k * MS)
+            made.publish(Image, "/nose/image", message)
+            made.spin(lambda n=k + 1: made.node.monitor.counted().get("images prepared") == n, "an image")
+        made.expect_grids(2)
+        made.spin(lambda: made.node.monitor.counted().get("model failed") == 1, "a frame without any image")
+        level, message, _ = made.status("sensor nose")
+        assert level == DiagnosticStatus.WARN
+        assert "encoding 'bayer_rggb8' is not one of rgb8, bgr8" in message
+
+
+def test_deadlines_follow_simulated_time():
+    with bench(CameraModel(), use_sim_time="true", deadline=0.5, silent_after=60.0) as made:
+
+        def tick(stamp):
+            made.publish(Clock, "/clock", Clock(clock=ns_to_stamp(stamp)))
+            made.spin(lambda: made.node.get_clock().now().nanoseconds == stamp, "the clock")
+
+        tick(START)
+        made.calibrate()
+        made.images(START, ("cam_front",))
+        made.spin(lambda: made.node.monitor.sensor("cam_front").received == 1, "an image")
+        made.spin(seconds=0.8)
+        assert made.grids == [], "0.8 s of real time are none of simulated time"
+        tick(START + 600 * MS)
+        assert made.expect_grids(1)[0].cameras_used == ("cam_front",)
+        tick(START - 5000 * MS)  # the bag begins anew
+        made.images(START - 5000 * MS)
+        made.expect_grids(2)
+        assert made.grids[1].cameras_used == ("cam_front", "cam_back")
+        assert made.status("synchronisation")[2]["time went back"] == "1"
+
+
+def test_parameters_cannot_change_while_running(carving):
+    change = carving.node.set_parameters([Parameter("tolerance", value=0.2), Parameter("use_sim_time", value=False)])
+    assert [r.successful for r in change] == [False, True]
+    assert "restart the node" in change[0].reason
+    assert carving.node.get_parameter("tolerance").value == 0.05
+    assert carving.node.get_parameter("cameras").value == ["auto"]

@@ -10,9 +10,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from heapq import merge
 from itertools import pairwise
-from operator import itemgetter
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,7 +26,7 @@ from ros_processes import cpu_seconds, machine_busy_seconds, mapped_segments, re
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
-from occ_perception.data.drive_bag import DriveBag, transform_stamps
+from benchmarks.pipeline import noise_jpeg, write_drive
 from occ_perception.data.synthetic_drive import SyntheticDrive, encode_jpeg
 from occ_perception.models import create_model
 from occ_perception.msg import VoxelGrid
@@ -42,28 +40,6 @@ from occ_perception.session import Session
 NUSCENES = REPOSITORY / "config" / "nuscenes.yaml"
 SECONDS = 10.0
 LATE_JOIN = 4.0
-
-
-def write_drive(path, drive, jpeg, keep=1):
-    """A drive as a bag; images are not rendered (nobody looks), of each sweep every keep-th point is kept."""
-    images = [(drive.image_stamp(name, s), name) for s in drive.set_stamps() for name in drive.rig]
-    sweeps = drive.sweep_stamps()
-    stamps = transform_stamps([stamp for stamp, _ in images] + sweeps)
-    standing = drive.scan(sweeps[0]) if drive.speed == 0 else None  # then all sweeps are alike
-
-    def write_sweep(bag, stamp):
-        scan = standing or drive.scan(stamp)
-        columns = (scan.points[::keep], scan.rings[::keep], scan.offsets_s[::keep])
-        bag.write_points(stamp, "lidar_top", *map(np.ascontiguousarray, columns))
-
-    with DriveBag(path, drive.rig) as bag:
-        bag.write_static(stamps[0], {"lidar_top": drive.ego_from_lidar})
-        poses = ((s, partial(bag.write_pose, s, drive.odom_from_ego(s))) for s in stamps)
-        pictures = ((s, partial(bag.write_image, s, name, jpeg)) for s, name in sorted(images))
-        clouds = ((s, partial(write_sweep, bag, s)) for s in sweeps)
-        for _, write in merge(poses, pictures, clouds, key=itemgetter(0)):
-            write()
-    return path
 
 
 @dataclass(repr=False)
@@ -88,8 +64,7 @@ def run(tmp_path_factory):
     """Play ten seconds through the node once; the tests below look at different sides of it."""
     folder = tmp_path_factory.mktemp("pipeline")
     drive = SyntheticDrive(SECONDS, seed=3, image_size=(1600, 900), speed=0.0)
-    noise = np.random.default_rng(0).integers(0, 90, (900, 1600, 3), np.uint8)
-    bag = write_drive(folder / "drive", drive, encode_jpeg(noise, 20))
+    bag = write_drive(folder / "drive", drive, noise_jpeg())
     seen = Run({drive.image_stamp("cam_front", s) for s in drive.set_stamps()})
     with stage(folder) as on:
         grids = on.listen(VoxelGrid, "/perception/voxels", OUTPUTS)

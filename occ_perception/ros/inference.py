@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from occ_perception.assembler import Assembler, Late, Measurement
 from occ_perception.errors import OccPerceptionError
@@ -21,18 +22,34 @@ from occ_perception.synchroniser import Arrival, SyncedSet, Synchroniser
 logger = logging.getLogger(__name__)
 
 _LOOK_FOR_TF_S = 0.02
+_PREPARE_AHEAD_S = 0.2
+
+
+class Reading(Protocol):
+    """A message that has come."""
+
+    def begin(self) -> object:
+        """Start whatever takes time; need not be called."""
+
+    def read(self) -> Measurement:
+        """What is in it."""
+
+
+@dataclass(frozen=True)
+class ReadLater:
+    """A `Reading` that is quickly done when it is asked for."""
+
+    read: Callable[[], Measurement]
+
+    def begin(self) -> None:
+        """Nothing to start."""
 
 
 @dataclass(frozen=True)
 class Received:
-    """A message on its way.
+    """A message on its way, and when it came (monotonic seconds)."""
 
-    Attributes:
-        read: gives what is in it; may wait for its preparation.
-        received_s: when it came, monotonic seconds.
-    """
-
-    read: Callable[[], Measurement]
+    reading: Reading
     received_s: float
 
 
@@ -77,6 +94,8 @@ class Inference:
         self._publish = publish
         self._now_ns = now_ns
         self._transforms = threading.Condition()
+        self._began_s: float | None = None  # of the frame in progress
+        self._usual_s = 0.0
         self._worker: ModelWorker[_Job] = ModelWorker(self._process, self._skipped)
 
     def submit(self, channel: Channel, synced: SyncedSet[Received]) -> None:
@@ -88,6 +107,12 @@ class Inference:
         if synced.missing:
             self._monitor.count("sets with sensors missing")
         self._worker.submit(_Job(channel, synced, time.monotonic()), channel.is_fallback)
+
+    @property
+    def wants_preparation(self) -> bool:
+        """Whether images that come now should be prepared at once: not if the model will be busy until they are old."""
+        began_s = self._began_s
+        return began_s is None or time.monotonic() - began_s > self._usual_s - _PREPARE_AHEAD_S
 
     def transforms_arrived(self) -> None:
         """Frames that wait for transforms may look again."""
@@ -103,14 +128,21 @@ class Inference:
         self._monitor.count("sets skipped: the model was busy")
 
     def _process(self, job: _Job) -> None:
-        self._monitor.duration("wait for the model", (time.monotonic() - job.submitted_s) * 1e3)
+        began_s = self._began_s = time.monotonic()
+        self._monitor.duration("wait for the model", (began_s - job.submitted_s) * 1e3)
+        try:
+            self._run(job)
+        finally:
+            self._usual_s += 0.2 * (time.monotonic() - began_s - self._usual_s)
+            self._began_s = None
+
+    def _run(self, job: _Job) -> None:
         try:
             occupancy = self._perceive(job)
         except OccPerceptionError as error:
             self._failed(job.channel, str(error))
         except Exception as error:  # out of memory, a driver's fault, a bug: the node reports it and goes on
-            logger.exception("unexpected error of model %s", job.channel.session.model.info.name)
-            self._failed(job.channel, f"{type(error).__name__}: {error}")
+            self._failed(job.channel, f"{type(error).__name__}: {error}", traceback=True)
         else:
             self._succeeded(job, occupancy)
 
@@ -134,8 +166,8 @@ class Inference:
             with self._transforms:
                 self._transforms.wait(_LOOK_FOR_TF_S)
 
-    def _failed(self, channel: Channel, error: str) -> None:
-        self._monitor.problem("model failed" if not channel.is_fallback else "fallback failed", error)
+    def _failed(self, channel: Channel, error: str, traceback: bool = False) -> None:
+        self._monitor.problem("model failed" if not channel.is_fallback else "fallback failed", error, traceback)
         if not channel.is_fallback:
             self._supervisor.failed(error, time.monotonic())
 
@@ -147,9 +179,8 @@ class Inference:
         try:
             with self._monitor.timed("publish"):
                 self._publish(occupancy)
-        except Exception as error:
-            logger.exception("publishing failed")
-            self._monitor.problem("publishing failed", f"{type(error).__name__}: {error}")
+        except Exception as error:  # a fault of the middleware must not end the thread
+            self._monitor.problem("publishing failed", f"{type(error).__name__}: {error}", traceback=True)
             return
         anchor: Arrival[Received] = job.synced.arrivals[job.synced.anchor]
         self._monitor.durations(occupancy.timings_ms)
@@ -162,8 +193,10 @@ class Inference:
 
 def read_set(synced: SyncedSet[Received]) -> SyncedSet[Measurement]:
     """The set with its messages read; waits for those that are still being prepared."""
+    for arrival in synced.arrivals.values():
+        arrival.payload.reading.begin()
     arrivals: dict[str, Arrival[Measurement]] = {
-        sensor: Arrival(arrival.stamp_ns, arrival.arrival_ns, arrival.payload.read(), arrival.interval_ns)
+        sensor: Arrival(arrival.stamp_ns, arrival.arrival_ns, arrival.payload.reading.read(), arrival.interval_ns)
         for sensor, arrival in synced.arrivals.items()
     }
     return SyncedSet(synced.stamp_ns, synced.anchor, synced.closed_ns, arrivals, synced.missing)

@@ -22,11 +22,12 @@ from occ_perception.measurements import lidar_measurement
 from occ_perception.parameters import Parameters
 from occ_perception.ros.discovery import SensorPlan
 from occ_perception.ros.image_preparation import ImagePreparation
+from occ_perception.ros.inference import Reading, ReadLater
 from occ_perception.ros.monitor import Monitor
 from occ_perception.ros.qos import SENSORS, STATIC_TRANSFORMS, TRANSFORMS, subscription_events
 
-OnMeasurement = Callable[[str, int, Callable[[], Measurement]], None]
-"""Called with a sensor's name, the stamp (ns), and how to read the message."""
+OnMeasurement = Callable[[str, int, Reading], None]
+"""Called with a sensor's name, the stamp (ns), and the message."""
 
 
 class TransformInputs:
@@ -114,15 +115,15 @@ class SensorInputs:
         if stamp_ns is None:
             return
         if self._images is None:  # the model looks at no images: that one came is all that counts
-            self._on_measurement(camera, stamp_ns, partial(CameraImage, stamp_ns, b""))
+            self._on_measurement(camera, stamp_ns, ReadLater(partial(CameraImage, stamp_ns, b"")))
         else:
-            self._on_measurement(camera, stamp_ns, self._images.submit(camera, stamp_ns, message))
+            self._on_measurement(camera, stamp_ns, self._images.take(camera, stamp_ns, message))
 
     def _take_points(self, lidar: str, message: PointCloud2) -> None:
         self._monitor.received(lidar)
         stamp_ns = self._stamp(lidar, message)
         if stamp_ns is not None:
-            self._on_measurement(lidar, stamp_ns, partial(self._read_points, lidar, message))
+            self._on_measurement(lidar, stamp_ns, ReadLater(partial(self._read_points, lidar, message)))
 
     def _read_points(self, lidar: str, message: PointCloud2) -> Measurement:
         measured = lidar_measurement(message)

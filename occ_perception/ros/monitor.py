@@ -79,12 +79,18 @@ class Monitor:
         with self._lock:
             self.counts[event] += times
 
-    def problem(self, topic: str, text: str) -> None:
-        """Something is wrong: shown in /diagnostics for a while, and in the log now and then."""
+    def problem(self, topic: str, text: str, traceback: bool = False) -> None:
+        """Something is wrong: shown in /diagnostics for a while, and in the log now and then.
+
+        Args:
+            topic: what it is about; also the name it is counted under.
+            text: what is wrong.
+            traceback: log where the exception that is being handled came from, too.
+        """
         with self._lock:
             self.counts[topic] += 1
             self._problems[topic] = (text, time.monotonic())
-        self._log(topic, text)
+        self._log(topic, text, traceback)
 
     def published(self, occupancy: Occupancy) -> None:
         """A grid went out; its rate is that of the sensor "output"."""
@@ -134,10 +140,10 @@ class Monitor:
         with self._lock:
             return dict(self.counts)
 
-    def _log(self, topic: str, text: str) -> None:
+    def _log(self, topic: str, text: str, traceback: bool = False) -> None:
         now = time.monotonic()
         with self._lock:
             if now - self._logged_s.get(topic, -np.inf) < _LOG_EVERY_S:
                 return
             self._logged_s[topic] = now
-        logger.warning("%s: %s", topic, text)
+        logger.warning("%s: %s", topic, text, exc_info=traceback)

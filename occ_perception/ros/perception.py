@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from occ_perception.errors import OccPerceptionError
 from occ_perception.ros.environment import prepare_process
 from occ_perception.ros.signals import stop_on_signals
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from rclpy.executors import SingleThreadedExecutor
+
+    from occ_perception.ros.monitor import Monitor
 
 _WAKE_UP_S = 0.2
 
@@ -41,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         node = PerceptionNode()
         executor.add_node(node)
         while not stop.is_set():
-            spin_once(executor)
+            spin_once(executor, node.monitor)
         return 0
     except OccPerceptionError as error:
         print(f"perception: {error}", file=sys.stderr)
@@ -53,12 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         rclpy.try_shutdown()
 
 
-def spin_once(executor: object) -> None:
+def spin_once(executor: SingleThreadedExecutor, monitor: Monitor) -> None:
     """Run what is ready; a callback that fails is a bug, but no reason to leave the robot without perception."""
     try:
-        executor.spin_once(timeout_sec=_WAKE_UP_S)  # type: ignore[attr-defined]
-    except Exception:
-        logger.exception("unexpected error in a callback")
+        executor.spin_once(timeout_sec=_WAKE_UP_S)
+    except Exception as error:
+        monitor.problem("callback failed", f"{type(error).__name__}: {error}", traceback=True)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
 import torch
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
-from occ_perception.assembler import Assembler, Measurement
+from occ_perception.assembler import Assembler
 from occ_perception.calibration import Calibration, load_calibration
 from occ_perception.errors import ConfigurationError
 from occ_perception.frame import CameraImage, PreparedImage
@@ -22,7 +21,7 @@ from occ_perception.models import LIDAR_CARVING, create_model, resolve_device
 from occ_perception.ros.diagnostics import DiagnosticsPublisher
 from occ_perception.ros.discovery import SensorDiscovery, SensorPlan
 from occ_perception.ros.image_preparation import ImagePreparation
-from occ_perception.ros.inference import Channel, Inference, Received
+from occ_perception.ros.inference import Channel, Inference, Reading, Received
 from occ_perception.ros.inputs import SensorInputs, TransformInputs
 from occ_perception.ros.log_forwarding import forward_logging
 from occ_perception.ros.monitor import Monitor
@@ -88,10 +87,10 @@ class PerceptionNode(Node):
 
     def destroy_node(self) -> None:
         """Stop the threads, then the node."""
-        if self._images is not None:
-            self._images.close()
         if not self._inference.stop(_STOP_TIMEOUT_S):
             logger.warning("the model did not finish its frame within %s s", _STOP_TIMEOUT_S)
+        if self._images is not None:
+            self._images.close()
         for session in (self.session, self._fallback_session):
             if session is not None:
                 session.close()
@@ -170,16 +169,18 @@ class PerceptionNode(Node):
     def _channels(self) -> list[Channel]:
         return [channel for channel in (self.model_channel, self.fallback_channel) if channel is not None]
 
-    def _take(self, sensor: str, stamp_ns: int, read: Callable[[], Measurement]) -> None:
+    def _take(self, sensor: str, stamp_ns: int, reading: Reading) -> None:
         now_ns = self._now_ns()
         if now_ns == 0:
             self.monitor.problem("clock", "use_sim_time is set but no /clock has come: messages are ignored")
             return
         self._update_fallback(now_ns)
+        if self._inference.wants_preparation:
+            reading.begin()
         for channel in self._channels():
             synchroniser = channel.synchroniser
             if sensor in synchroniser.config.sensors:
-                received = Received(read, time.monotonic())
+                received = Received(reading, time.monotonic())
                 for synced in synchroniser.add(sensor, stamp_ns, now_ns, received):
                     self._inference.submit(channel, synced)
         self._set_deadline(now_ns)
