@@ -8,6 +8,7 @@ cameras and sweeps of 34 688 points at 20 Hz. The budget of converting is 150 MB
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -23,12 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.report import report
 from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.nuscenes_bag import from_nuscenes
+from occ_perception.data.nuscenes_selection import SceneBagSettings
 from occ_perception.data.synthetic_drive import SyntheticDrive
 from occ_perception.geometry import quaternion_from_rotation
 from occ_perception.parameters import Parameters
 from occ_perception.replay import BagFrames
 
-SECONDS = 5.0
+SECONDS = 20.0
 JPEG_BYTES = 140_000
 REPEATS = 3
 
@@ -41,8 +43,9 @@ def make_scene(root: Path) -> int:
     mounts = {name.upper(): (c.ego_from_camera, c.intrinsics.tolist()) for name, c in drive.rig.items()}
     mounts["LIDAR_TOP"] = (drive.ego_from_lidar, [])
     for channel, (pose, intrinsics) in mounts.items():
-        rows["sensor"].append({"token": channel, "channel": channel, "modality": "camera" if intrinsics else "lidar"})
-        mount = {"token": channel, "sensor_token": channel, "camera_intrinsic": intrinsics}
+        token = _token(channel)
+        rows["sensor"].append({"token": token, "channel": channel, "modality": "camera" if intrinsics else "lidar"})
+        mount = {"token": token, "sensor_token": token, "camera_intrinsic": intrinsics}
         rows["calibrated_sensor"].append(mount | _pose(pose))
         (root / "sweeps" / channel).mkdir(parents=True)
     shots = [(stamp, "LIDAR_TOP") for stamp in drive.sweep_stamps()]
@@ -53,20 +56,28 @@ def make_scene(root: Path) -> int:
     total = 0
     for stamp, channel in shots:
         data = sweep.tobytes() if channel == "LIDAR_TOP" else rng.bytes(JPEG_BYTES)
-        name, token = f"sweeps/{channel}/{stamp}", f"{channel}-{stamp}"
+        name, token = f"sweeps/{channel}/{stamp}", _token(f"{channel}-{stamp}")
         (root / name).write_bytes(data)
         total += len(data)
-        keys = {"token": token, "sample_token": "s", "ego_pose_token": token, "calibrated_sensor_token": channel}
+        keys = {"token": token, "sample_token": _token("sample"), "ego_pose_token": token}
+        keys["calibrated_sensor_token"] = _token(channel)
         file = {"filename": name, "width": 800, "height": 450, "timestamp": stamp // 1000, "is_key_frame": False}
         rows["sample_data"].append(keys | file)
         rows["ego_pose"].append({"token": token, "timestamp": stamp // 1000} | _pose(drive.odom_from_ego(stamp)))
-    rows["scene"] = [{"token": "c", "name": "scene-0001", "description": "", "log_token": "l"}]
-    rows["log"] = [{"token": "l", "vehicle": "", "location": ""}]
-    rows["sample"] = [{"token": "s", "timestamp": drive.sweep_stamps()[0] // 1000, "scene_token": "c"}]
+    scene, log = {"token": _token("scene"), "name": "scene-0001"}, {"token": _token("log")}
+    rows["scene"] = [scene | {"description": "", "log_token": log["token"]}]
+    rows["log"] = [log | {"vehicle": "", "location": ""}]
+    sample = {"token": _token("sample"), "timestamp": drive.sweep_stamps()[0] // 1000, "scene_token": scene["token"]}
+    rows["sample"] = [sample]
     (root / "v1.0-mini").mkdir()
     for table, content in rows.items():
         (root / "v1.0-mini" / f"{table}.json").write_text(json.dumps(content))
     return total
+
+
+def _token(name: str) -> str:
+    """A token as nuScenes': 32 hexadecimal digits."""
+    return hashlib.md5(name.encode()).hexdigest()
 
 
 def _pose(matrix: np.ndarray) -> dict[str, list[float]]:
@@ -97,7 +108,7 @@ def bag_rows(root: Path, size: int, storage: str) -> list[dict[str, object]]:
     output = root / storage
 
     def convert() -> None:
-        from_nuscenes(root, None, (), output, storage=storage, overwrite=True, progress=False)
+        from_nuscenes(root, None, (), output, SceneBagSettings(storage), overwrite=True, progress=False)
 
     rows = [row("convert nuScenes", storage, size, convert)]
     path = next(output.iterdir())

@@ -314,8 +314,8 @@ def test_twist_of_a_circle_and_of_too_few_poses():
             [0, 0, np.sin(angle / 2), np.cos(angle / 2)],
         )
 
-    linear, angular = PoseTrack([pose(t) for t in np.arange(0, 1, 0.007)]).twist(500_000_000)
-    np.testing.assert_allclose(linear, [5, 0, 0], atol=1e-2)
-    np.testing.assert_allclose(angular, [0, 0, 0.5], atol=1e-3)
+    linear, angular = PoseTrack([pose(t) for t in np.arange(0, 1, 0.007)]).twists([300_000_000, 500_000_000])
+    np.testing.assert_allclose(linear, [[5, 0, 0]] * 2, atol=1e-2)
+    np.testing.assert_allclose(angular, [[0, 0, 0.5]] * 2, atol=1e-3)
     with pytest.raises(InvalidInputError, match="twist"):
-        PoseTrack([pose(0.0), pose(0.001)]).twist(0)
+        PoseTrack([pose(0.0), pose(0.001)]).twists([0])

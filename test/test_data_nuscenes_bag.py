@@ -11,6 +11,7 @@ from nuscenes_tree import write_tree
 from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.nuscenes import NuScenes
 from occ_perception.data.nuscenes_bag import from_nuscenes
+from occ_perception.data.nuscenes_selection import SceneBagSettings
 from occ_perception.data.point_clouds import points_from_message
 from occ_perception.data.sensor_messages import camera_from_message, image_from_message, stamp_to_ns
 from occ_perception.errors import DatasetError
@@ -32,8 +33,9 @@ def small_tree(tmp_path):
     return write_tree(tmp_path / "data", {"scene-0001": 2}, SMALL, sweeps=True, labels=False)
 
 
-def convert(root, output, *scenes, **options):
-    return from_nuscenes(root, None, scenes, output, progress=False, **options)
+def convert(root, output, *scenes, workers=1, overwrite=False, **settings):
+    settings = SceneBagSettings(**settings)
+    return from_nuscenes(root, None, scenes, output, settings, workers=workers, overwrite=overwrite, progress=False)
 
 
 def transform_tree(bag):
@@ -169,7 +171,7 @@ def test_whole_scenes_with_sweeps(tree, tmp_path):
 
 
 def test_choices(tree, tmp_path):
-    (path,) = convert(tree.root, tmp_path, "scene-0002", keyframes_only=True, lidar=False, cameras=["cam_front"])
+    (path,) = convert(tree.root, tmp_path, "scene-0002", keyframes_only=True, lidar=False, cameras=("cam_front",))
     with BagReader(path) as bag:
         counts = {t.name: t.count for t in bag.topics}
     assert counts["/cam_front/image_raw/compressed"] == 2
@@ -212,10 +214,10 @@ def test_a_damaged_file_leaves_no_bag(small_tree, tmp_path):
 
 
 def test_unknown_names_list_what_there_is(tree, tmp_path):
-    with pytest.raises(DatasetError, match=r"no scene 'scene-7'.*scene-0001"):
+    with pytest.raises(DatasetError, match=r"no scene \['scene-7'\].*scene-0001"):
         convert(tree.root, tmp_path, "scene-7")
     with pytest.raises(DatasetError, match=r"no cameras \['CAM_UP'\].*CAM_FRONT"):
-        convert(tree.root, tmp_path, "scene-0001", cameras=["CAM_UP"])
+        convert(tree.root, tmp_path, "scene-0001", cameras=("CAM_UP",))
     with pytest.raises(DatasetError, match="nothing is chosen"):
         convert(tree.root, tmp_path, "scene-0001", start_s=100)
     assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ from nuscenes_tree import NuScenesTree
 
 from occ_perception.data.nuscenes import NuScenes
 from occ_perception.data.nuscenes_bag import from_nuscenes
+from occ_perception.data.nuscenes_selection import SceneBagSettings
 from occ_perception.evaluation.evaluator import EvaluationSettings, evaluate
 from occ_perception.evaluation.folder_subject import FolderSubject
 from occ_perception.evaluation.model_subject import ModelSubject
@@ -19,7 +20,8 @@ from occ_perception.session import Session
 
 def test_convert_replay_and_evaluate(synthetic_nuscenes: NuScenesTree, tmp_path: Path) -> None:
     root = synthetic_nuscenes.root
-    bags = from_nuscenes(root, None, (), tmp_path / "bags", keyframes_only=True, progress=False)
+    settings = SceneBagSettings(keyframes_only=True)
+    bags = from_nuscenes(root, None, (), tmp_path / "bags", settings, progress=False)
     assert len(bags) == 3
     for bag in bags:
         replay_to_folder(bag, Session(create_model("lidar-carving")), tmp_path / "replayed")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from occ_perception.data.bag_messages import StampedTransform
 from occ_perception.errors import InvalidInputError
-from occ_perception.geometry import inverse, rigid, slerp
+from occ_perception.geometry import rotation_from_quaternion, slerp
 
 TWIST_WINDOW_NS = 80_000_000
 """Velocities are differences over this long: neighbouring poses may be less than 100 us apart, and then their
@@ -55,8 +55,9 @@ class PoseTrack:
         """`at` as an edge of the transform tree."""
         return StampedTransform(stamp_ns, parent, child, *self.at(stamp_ns))
 
-    def twist(self, stamp_ns: int) -> tuple[np.ndarray, np.ndarray]:
-        """(linear m/s [3], angular rad/s [3]) in the vehicle's axes, over a window moved inside the track at its ends.
+    def twists(self, stamps_ns: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """(linear m/s [T, 3], angular rad/s [T, 3]) in the vehicle's axes, each over a window around its stamp, moved
+        inside the track at its ends.
 
         Raises:
             InvalidInputError: the track is shorter than `MIN_TWIST_SPAN_NS`.
@@ -64,12 +65,18 @@ class PoseTrack:
         if self.span_ns < MIN_TWIST_SPAN_NS:
             raise InvalidInputError(f"twist: expected poses over {MIN_TWIST_SPAN_NS} ns, got {self.span_ns} ns")
         window = min(TWIST_WINDOW_NS, self.span_ns)
-        start = int(np.clip(stamp_ns - window // 2, self._stamps[0], self._stamps[-1] - window))
-        world_from_first, world_from_last = rigid(*self.at(start)), rigid(*self.at(start + window))
-        world_from_body = rigid(*self.at(stamp_ns))
+        starts = np.clip(np.asarray(stamps_ns, np.int64) - window // 2, self._stamps[0], self._stamps[-1] - window)
+        _, rotation = self._poses(stamps_ns)
+        first, rotation_first = self._poses(starts.tolist())
+        last, rotation_last = self._poses((starts + window).tolist())
         seconds = window * 1e-9
-        linear = world_from_body[:3, :3].T @ (world_from_last - world_from_first)[:3, 3] / seconds
-        turn = (inverse(world_from_first) @ world_from_last)[:3, :3]
+        linear = np.einsum("tji,tj->ti", rotation, last - first) / seconds
+        turn = np.einsum("tji,tjk->tik", rotation_first, rotation_last)
         # For the small turn of one window the skew part of the rotation is its rotation vector (error: angle^3 / 6).
-        skew = np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]) / 2
+        skew = np.stack([turn[:, i, j] - turn[:, j, i] for i, j in ((2, 1), (0, 2), (1, 0))], axis=1) / 2
         return linear, skew / seconds
+
+    def _poses(self, stamps_ns: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Translations [T, 3] and rotation matrices [T, 3, 3]."""
+        poses = [self.at(stamp) for stamp in stamps_ns]
+        return np.stack([p for p, _ in poses]), rotation_from_quaternion(np.stack([q for _, q in poses]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.nuscenes import NuScenes
 from occ_perception.data.nuscenes_bag import from_nuscenes
+from occ_perception.data.nuscenes_selection import SceneBagSettings
 from occ_perception.data.synthetic_drive import write_synthetic_bag
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -47,7 +48,8 @@ def nuscenes_input(root: Path, work: Path) -> DemoInput:
         DatasetError: it is no nuScenes folder, or damaged.
     """
     scene = NuScenes(root).scene_names[0]
-    (bag,) = from_nuscenes(root, None, (scene,), work / root.name, duration_s=_LONGEST_S, progress=False)
+    settings = SceneBagSettings(duration_s=_LONGEST_S)
+    (bag,) = from_nuscenes(root, None, (scene,), work / root.name, settings, progress=False)
     with BagReader(bag) as reader:
         single = reader.end_ns - reader.start_ns < _SINGLE_SAMPLE_NS
     return DemoInput(
