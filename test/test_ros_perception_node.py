@@ -264,6 +264,15 @@ def test_carving_takes_over_when_no_camera_works(cameras):
     assert "no camera works" in cameras.status("model")[1]
 
 
+def test_carving_takes_over_from_cameras_that_never_sent_anything(cameras):
+    cameras.sweep(START)
+    cameras.spin(seconds=0.7)
+    assert cameras.grids == []
+    cameras.sweep(START + 700 * MS)
+    cameras.sweep(START + 800 * MS)
+    assert cameras.expect_grids(1)[0].info.name == "lidar-carving"
+
+
 def test_without_fallback_nothing_speaks_for_the_model():
     model = CameraModel()
     model.error = ValueError("broken")
@@ -355,6 +364,12 @@ def test_sensors_are_found_in_the_graph():
         made.spin(lambda: made.node.plan.cameras, "a plan")
         assert made.node.plan.camera_names == ("cam_back", "cam_front")
         assert made.node.plan.lidar_name == "lidar_top"
+        made._driver.create_publisher(CompressedImage, "/cam_left/image_raw/compressed", 5)
+        made._driver.create_publisher(CameraInfo, "/cam_left/camera_info", 5)
+        made.spin(lambda: len(made.node.plan.cameras) == 3, "the camera that came later")
+        made.calibrate()
+        made.images(START)
+        assert made.expect_grids(1)[0].cameras_used == ("cam_back", "cam_front")
 
 
 def test_raw_images_and_calibration_from_a_file(tmp_path):

@@ -71,7 +71,7 @@ def run(tmp_path_factory):
         reports = on.listen(DiagnosticArray, "/diagnostics")
         node = on.start("perception", "--ros-args", "--params-file", NUSCENES)
         assert on.spin(30, lambda: reports), node.tail()
-        player = on.start("play", bag, "--delay", "5")
+        player = on.start("play", bag, "--delay", "4")
         assert on.spin(30, lambda: grids), f"{player.tail()}\n{node.tail()}"
         begin, busy, ours = time.monotonic(), machine_busy_seconds(), _own_cpu(node, player)
         watch = partial(_watch, on, seen, node.process.pid, begin)
@@ -162,7 +162,7 @@ def test_ends_cleanly_and_leaves_no_shared_memory(run):
 
 def test_live_equals_offline(tmp_path):
     """The same bag through player and node, and through the replayer: the same sets, the same grids."""
-    drive = SyntheticDrive(2.0, seed=5, image_size=(160, 90))
+    drive = SyntheticDrive(1.5, seed=5, image_size=(160, 90))
     jpeg = encode_jpeg(np.zeros((90, 160, 3), np.uint8))
     bag = write_drive(tmp_path / "drive", drive, jpeg, keep=8)  # small sweeps, so that live no set is skipped
     parameters = Parameters.from_file(NUSCENES)
@@ -173,7 +173,7 @@ def test_live_equals_offline(tmp_path):
         arguments = ("--params-file", NUSCENES, "-p", "use_sim_time:=true", "-p", "torch_threads:=1")
         node = on.start("perception", "--ros-args", *arguments)
         assert on.spin(30, lambda: ready), node.tail()
-        player = on.start("play", bag, "--clock", "--rate", "0.25", "--delay", "5")
+        player = on.start("play", bag, "--clock", "--rate", "0.25", "--delay", "4")
         on.spin(60, lambda: not player.running)
         on.spin(3, lambda: len(grids) >= len(offline))
         log = node.log.read_text()

@@ -177,12 +177,14 @@ class PerceptionNode(Node):
         self._update_fallback(now_ns)
         if self._inference.wants_preparation:
             reading.begin()
+        received = Received(reading, time.monotonic())
         for channel in self._channels():
             synchroniser = channel.synchroniser
-            if sensor in synchroniser.config.sensors:
-                received = Received(reading, time.monotonic())
-                for synced in synchroniser.add(sensor, stamp_ns, now_ns, received):
-                    self._inference.submit(channel, synced)
+            takes_part = sensor in synchroniser.config.sensors
+            # Time goes on for a synchroniser that gets nothing, too: it has to notice.
+            ready = synchroniser.add(sensor, stamp_ns, now_ns, received) if takes_part else synchroniser.poll(now_ns)
+            for synced in ready:
+                self._inference.submit(channel, synced)
         self._set_deadline(now_ns)
 
     def _update_fallback(self, now_ns: int) -> None:
