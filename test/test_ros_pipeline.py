@@ -195,6 +195,7 @@ def test_live_equals_offline(tmp_path):
         (["modle:=alocc-3d"], "unknown parameter 'modle' (did you mean 'model'?); the parameters are: model, "),
         (["tolerance:=wide"], "parameter tolerance: expected float, got str 'wide'"),
         (["model:=lidar-carving", "weights:=w.safetensors"], "lidar-carving takes no weights"),
+        (["tolerance"], "Couldn't parse parameter override rule: '-p tolerance'"),
     ],
 )
 def test_configuration_that_is_no_good_is_refused_in_one_line(parameters, message):

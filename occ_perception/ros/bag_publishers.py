@@ -16,7 +16,7 @@ from rosgraph_msgs.msg import Clock
 from occ_perception.data.bag_storage import RawMessage, Topic
 from occ_perception.errors import DatasetError
 from occ_perception.ros.geometry_messages import ns_to_stamp
-from occ_perception.ros.signals import StopFlag
+from occ_perception.ros.process import StopFlag
 
 logger = logging.getLogger(__name__)
 

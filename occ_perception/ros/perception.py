@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from occ_perception.errors import OccPerceptionError
 from occ_perception.ros.environment import prepare_process
-from occ_perception.ros.signals import stop_on_signals
+from occ_perception.ros.process import start_ros, stop_on_signals
 
 if TYPE_CHECKING:
     from rclpy.executors import SingleThreadedExecutor
@@ -30,17 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_process()  # before rclpy: it reads the environment when it is loaded
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
-    from rclpy.signals import SignalHandlerOptions
 
     from occ_perception.ros.perception_node import PerceptionNode
 
     stop = stop_on_signals()
-    rclpy.init(
-        args=list(sys.argv if argv is None else ["perception", *argv]), signal_handler_options=SignalHandlerOptions.NO
-    )
-    executor = SingleThreadedExecutor()
-    node = None
+    executor = node = None
     try:
+        start_ros(sys.argv if argv is None else ["perception", *argv])
+        executor = SingleThreadedExecutor()
         node = PerceptionNode()
         executor.add_node(node)
         while not stop.is_set():
@@ -50,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"perception: {error}", file=sys.stderr)
         return 2
     finally:  # in this order nothing is left in /dev/shm
-        executor.shutdown()
+        if executor is not None:
+            executor.shutdown()
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()

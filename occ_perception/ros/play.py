@@ -19,7 +19,7 @@ from occ_perception.data.bag_storage import RawMessage
 from occ_perception.data.topics import detect_topics, require_sensors
 from occ_perception.errors import ConfigurationError, DatasetError, OccPerceptionError
 from occ_perception.ros.environment import prepare_process
-from occ_perception.ros.signals import StopFlag, stop_on_signals
+from occ_perception.ros.process import StopFlag, start_ros, stop_on_signals
 
 if TYPE_CHECKING:
     from occ_perception.ros.bag_publishers import BagPublishers
@@ -37,7 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     prepare_process()  # before rclpy: it reads the environment when it is loaded
     import rclpy
-    from rclpy.signals import SignalHandlerOptions
     from rclpy.utilities import remove_ros_args
 
     from occ_perception.ros.bag_publishers import BagPublishers
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with BagReader(options.bag) as bag:
             topics = topics_to_play(bag, options.topics, exclude=("/clock",) if options.clock else ())
-            rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+            start_ros(arguments)
             node = rclpy.create_node("play")
             try:
                 with_clock = options.clock > 0

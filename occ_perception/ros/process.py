@@ -1,9 +1,12 @@
-"""A clean end on SIGINT and SIGTERM."""
+"""How a node's process starts, and ends on SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
+
+from occ_perception.errors import ConfigurationError
 
 _SLICE_S = 0.1
 
@@ -26,6 +29,24 @@ class StopFlag:
         """Sleep until a monotonic time, or a little longer than until asked to stop."""
         while not self._stop and (remaining_s := due_s - time.monotonic()) > 0:
             time.sleep(min(remaining_s, _SLICE_S))
+
+
+def start_ros(arguments: Sequence[str]) -> None:
+    """Initialise rclpy without its signal handlers, which would pull the context away from under a running node.
+
+    Args:
+        arguments: of the process, the program's name first.
+
+    Raises:
+        ConfigurationError: arguments or a parameter file that ROS cannot read.
+    """
+    import rclpy  # not before the environment has been prepared
+    from rclpy.signals import SignalHandlerOptions
+
+    try:
+        rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        raise ConfigurationError(f"ROS arguments {list(arguments[1:])}: {error}") from error
 
 
 def stop_on_signals() -> StopFlag:
