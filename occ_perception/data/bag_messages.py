@@ -117,14 +117,27 @@ def point_cloud(stamp_ns: int, frame_id: str, columns: Mapping[str, np.ndarray])
     )
 
 
-def _vector(values: np.ndarray) -> Any:
+def vector(values: Sequence[float] | np.ndarray) -> Any:
+    """geometry_msgs/Vector3."""
     x, y, z = (float(v) for v in values)
     return new_message("geometry_msgs/msg/Vector3", x=x, y=y, z=z)
 
 
-def _quaternion(xyzw: np.ndarray) -> Any:
+def quaternion(xyzw: Sequence[float] | np.ndarray) -> Any:
+    """geometry_msgs/Quaternion."""
     x, y, z, w = (float(v) for v in xyzw)
     return new_message("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
+
+
+def point(values: Sequence[float] | np.ndarray) -> Any:
+    """geometry_msgs/Point."""
+    x, y, z = (float(v) for v in values)
+    return new_message("geometry_msgs/msg/Point", x=x, y=y, z=z)
+
+
+def pose(position: Sequence[float] | np.ndarray, xyzw: Sequence[float] | np.ndarray) -> Any:
+    """geometry_msgs/Pose."""
+    return new_message("geometry_msgs/msg/Pose", position=point(position), orientation=quaternion(xyzw))
 
 
 def transforms(stamped: Sequence[StampedTransform]) -> Any:
@@ -136,8 +149,8 @@ def transforms(stamped: Sequence[StampedTransform]) -> Any:
             child_frame_id=t.child,
             transform=new_message(
                 "geometry_msgs/msg/Transform",
-                translation=_vector(t.translation),
-                rotation=_quaternion(t.quaternion_xyzw),
+                translation=vector(t.translation),
+                rotation=quaternion(t.quaternion_xyzw),
             ),
         )
         for t in stamped
@@ -160,19 +173,16 @@ def transforms_from_message(message: Any) -> list[StampedTransform]:
     return edges
 
 
-def odometry(pose: StampedTransform, linear_mps: np.ndarray, angular_rps: np.ndarray) -> Any:
+def odometry(edge: StampedTransform, linear_mps: np.ndarray, angular_rps: np.ndarray) -> Any:
     """nav_msgs/Odometry: the pose, and the twist [3], [3] in the child frame's axes; covariances not known (zero)."""
-    x, y, z = (float(v) for v in pose.translation)
-    position = new_message("geometry_msgs/msg/Point", x=x, y=y, z=z)
-    orientation = _quaternion(pose.quaternion_xyzw)
-    twist = new_message("geometry_msgs/msg/Twist", linear=_vector(linear_mps), angular=_vector(angular_rps))
+    twist = new_message("geometry_msgs/msg/Twist", linear=vector(linear_mps), angular=vector(angular_rps))
     return new_message(
         ODOMETRY,
-        header=header(pose.stamp_ns, pose.parent),
-        child_frame_id=pose.child,
+        header=header(edge.stamp_ns, edge.parent),
+        child_frame_id=edge.child,
         pose=new_message(
             "geometry_msgs/msg/PoseWithCovariance",
-            pose=new_message("geometry_msgs/msg/Pose", position=position, orientation=orientation),
+            pose=pose(edge.translation, edge.quaternion_xyzw),
             covariance=np.zeros(36),
         ),
         twist=new_message("geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=np.zeros(36)),
@@ -187,7 +197,9 @@ def voxel_grid(
     Raises:
         InvalidInputError: a grid that contradicts itself.
     """
-    fields = SimpleNamespace(origin=_identity_pose(), indices=_EMPTY, confidence=_EMPTY, instance=_EMPTY, flow=_EMPTY)
+    fields = SimpleNamespace(
+        origin=pose((0, 0, 0), (0, 0, 0, 1)), indices=_EMPTY, confidence=_EMPTY, instance=_EMPTY, flow=_EMPTY
+    )
     fill_voxel_grid(fields, occupancy, sparse=sparse, lidars=lidars)
     values = {
         name: np.frombuffer(value, value.typecode) if isinstance(value, array.array) and len(value) else value
@@ -196,11 +208,6 @@ def voxel_grid(
     types = {"indices": np.uint32, "instance": np.uint16, "flow": np.int16}
     empty = {n: np.empty(0, types.get(n, np.uint8)) for n, v in values.items() if isinstance(v, array.array)}
     return new_message(VOXEL_GRID, header=header(occupancy.stamp_ns, frame_id), **(values | empty))
-
-
-def _identity_pose() -> Any:
-    position = new_message("geometry_msgs/msg/Point", x=0.0, y=0.0, z=0.0)
-    return new_message("geometry_msgs/msg/Pose", position=position, orientation=_quaternion(np.array([0, 0, 0, 1.0])))
 
 
 def text(content: str) -> Any:

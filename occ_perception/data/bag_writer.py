@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +22,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
 
 from occ_perception.data.message_definitions import message_store
+from occ_perception.data.workspace import Workspace
 from occ_perception.errors import ConfigurationError, DatasetError
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
@@ -51,8 +50,8 @@ def reliable_qos(depth: int, latched: bool = False) -> Qos:
 class BagWriter:
     """A rosbag2 folder being written; it appears under its name only when it is complete.
 
-    Everything goes to a temporary folder beside the destination, which is renamed at the end of the ``with`` block,
-    or removed if the block raises.  Messages must be written in time order.
+    Everything goes to a `Workspace` beside the destination; the bag is moved to its name at the end of the ``with``
+    block, or removed if the block raises.  Messages must be written in time order.
 
     Args:
         path: the bag folder to make; must not exist unless ``overwrite``.
@@ -81,16 +80,15 @@ class BagWriter:
         self._store = message_store()
         self._connections: dict[str, Connection] = {}
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             # The storage file is named after its folder, so the temporary folder is one level up.
-            self._work = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
-            self._writer = Writer(self._work / self.path.name, version=9, storage_plugin=STORAGES[storage])
+            self._work = Workspace(self.path)
+            self._writer = Writer(self._work.path / self.path.name, version=9, storage_plugin=STORAGES[storage])
             for key, value in (custom_data or {}).items():
                 self._writer.set_custom_data(key, value)
             self._writer.open()
         except _REFUSALS as error:
             if hasattr(self, "_work"):
-                shutil.rmtree(self._work, ignore_errors=True)
+                self._work.close()
             raise DatasetError(f"cannot write bag {self.path}: {error}") from error
 
     def add_topic(self, topic: str, message_type: str, qos: Qos) -> None:
@@ -121,6 +119,10 @@ class BagWriter:
         except _REFUSALS as error:
             raise DatasetError(f"cannot write to bag {self.path}: {error}") from error
 
+    def set_custom_data(self, key: str, value: str) -> None:
+        """Add to the metadata what is known only now."""
+        self._writer.set_custom_data(key, value)
+
     def __enter__(self: _Self) -> _Self:
         return self
 
@@ -133,13 +135,13 @@ class BagWriter:
             else:
                 self._writer.abort()
         finally:
-            shutil.rmtree(self._work, ignore_errors=True)
+            self._work.close()
 
     def _finish(self) -> None:
         try:
             self._writer.close()
             if self._overwrite and self.path.exists():
-                os.replace(self.path, self._work / "replaced")
-            os.replace(self._work / self.path.name, self.path)
+                os.replace(self.path, self._work.path / "replaced")
+            os.replace(self._work.path / self.path.name, self.path)
         except _REFUSALS as error:
             raise DatasetError(f"cannot write bag {self.path}: {error}") from error

@@ -1,8 +1,7 @@
 """The layout of the bags this project writes: topic names, frames, rates and QoS (specs/datasets.md section 6.2).
 
-Camera ``cam_front`` becomes ``/cam_front/image_raw/compressed`` and ``/cam_front/camera_info`` in frame
-``cam_front``; LiDAR ``lidar_top`` becomes ``/lidar_top/points``.  Frames: map -> odom (static) -> base_link
-(`/tf`) -> sensors (`/tf_static`, one latched message).
+Topic names are those of a `Profile`; with any of them sensors keep their names (``cam_front``), which are also their
+frames.  Frames: map -> odom (static) -> base_link (`/tf`) -> sensors (`/tf_static`, one latched message).
 """
 
 from __future__ import annotations
@@ -13,10 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from occ_perception.data import bag_messages
+from occ_perception.data import bag_markers, bag_messages
+from occ_perception.data.bag_markers import Box
 from occ_perception.data.bag_messages import StampedTransform
 from occ_perception.data.bag_writer import BagWriter, reliable_qos
 from occ_perception.geometry import CameraRig
+from occ_perception.occupancy import Occupancy
 
 MAP, ODOM, BASE = "map", "odom", "base_link"
 SAMPLE_TOPIC = "/nuscenes/sample"
@@ -41,19 +42,48 @@ def transform_stamps(sensor_stamps: Sequence[int]) -> list[int]:
     return np.unique(np.concatenate([regular, stamps])).tolist()
 
 
-def image_topic(camera: str) -> str:
-    """Topic of a camera's JPEG images."""
-    return f"/{camera}/image_raw/compressed"
+@dataclass(frozen=True)
+class Profile:
+    """Topic names as a family of tools expects them.
+
+    Attributes:
+        name: what the command line takes.
+        image, camera_info, points: patterns of a sensor's topics, with ``{}`` for its name.
+        odometry: topic of pose and twist.
+        boxes: topic of annotated boxes.
+        occupancy: topic of ground-truth grids.
+    """
+
+    name: str
+    image: str
+    camera_info: str
+    points: str
+    odometry: str = "/odom"
+    boxes: str = "/annotations/boxes"
+    occupancy: str = "/gt/occupancy"
 
 
-def camera_info_topic(camera: str) -> str:
-    """Topic of a camera's calibration."""
-    return f"/{camera}/camera_info"
-
-
-def points_topic(lidar: str) -> str:
-    """Topic of a LiDAR's sweeps."""
-    return f"/{lidar}/points"
+DEFAULT = Profile("default", "/{}/image_raw/compressed", "/{}/camera_info", "/{}/points")
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        DEFAULT,
+        Profile(
+            "autoware",  # its documentation, "Autoware interfaces", components sensing, localization
+            "/sensing/camera/{}/image_rect_color/compressed",
+            "/sensing/camera/{}/camera_info",
+            "/sensing/lidar/{}/pointcloud",
+            odometry="/localization/kinematic_state",
+        ),
+        Profile(
+            "foxglove",  # its nuScenes converter, specs/datasets.md section 6.1
+            "/{}/image_rect_compressed",
+            "/{}/camera_info",
+            "/{}",
+            boxes="/markers/annotations",
+        ),
+    )
+}
 
 
 class DriveBag(BagWriter):
@@ -61,7 +91,8 @@ class DriveBag(BagWriter):
 
     Args:
         path, storage, custom_data, overwrite: see `BagWriter`.
-        rig: cameras; frame ids and topics are their names.
+        rig: cameras; their names are their frame ids.
+        profile: names of the topics.
     """
 
     def __init__(
@@ -71,9 +102,10 @@ class DriveBag(BagWriter):
         storage: str = "mcap",
         custom_data: Mapping[str, str] | None = None,
         overwrite: bool = False,
+        profile: Profile = DEFAULT,
     ) -> None:
         super().__init__(path, storage, custom_data, overwrite)
-        self.rig = rig
+        self.rig, self.profile = rig, profile
 
     def write_static(
         self, stamp_ns: int, base_from_sensors: Mapping[str, np.ndarray], map_from_odom: np.ndarray | None = None
@@ -95,17 +127,17 @@ class DriveBag(BagWriter):
         self.write("/tf", transform.stamp_ns, bag_messages.transforms([transform]))
 
     def write_odometry(self, pose: StampedTransform, linear_mps: np.ndarray, angular_rps: np.ndarray) -> None:
-        """Pose and twist (in base_link axes) on /odom."""
-        self.add_topic("/odom", bag_messages.ODOMETRY, reliable_qos(10))
-        self.write("/odom", pose.stamp_ns, bag_messages.odometry(pose, linear_mps, angular_rps))
+        """Pose and twist (in base_link axes)."""
+        self.add_topic(self.profile.odometry, bag_messages.ODOMETRY, reliable_qos(10))
+        self.write(self.profile.odometry, pose.stamp_ns, bag_messages.odometry(pose, linear_mps, angular_rps))
 
     def write_image(self, stamp_ns: int, camera: str, jpeg: bytes) -> None:
         """An image and its calibration, both with the same stamp."""
-        self.add_topic(camera_info_topic(camera), bag_messages.CAMERA_INFO, reliable_qos(5))
-        self.add_topic(image_topic(camera), bag_messages.COMPRESSED_IMAGE, reliable_qos(5))
-        calibration = bag_messages.camera_info(stamp_ns, camera, self.rig[camera])
-        self.write(camera_info_topic(camera), stamp_ns, calibration)
-        self.write(image_topic(camera), stamp_ns, bag_messages.compressed_image(stamp_ns, camera, jpeg))
+        info, image = self.profile.camera_info.format(camera), self.profile.image.format(camera)
+        self.add_topic(info, bag_messages.CAMERA_INFO, reliable_qos(5))
+        self.add_topic(image, bag_messages.COMPRESSED_IMAGE, reliable_qos(5))
+        self.write(info, stamp_ns, bag_messages.camera_info(stamp_ns, camera, self.rig[camera]))
+        self.write(image, stamp_ns, bag_messages.compressed_image(stamp_ns, camera, jpeg))
 
     def write_points(
         self, stamp_ns: int, lidar: str, points: np.ndarray, rings: np.ndarray, offsets_s: np.ndarray | None
@@ -115,10 +147,21 @@ class DriveBag(BagWriter):
         columns["ring"] = rings
         if offsets_s is not None:
             columns["time_offset"] = offsets_s
-        self.add_topic(points_topic(lidar), bag_messages.POINT_CLOUD, reliable_qos(5))
-        self.write(points_topic(lidar), stamp_ns, bag_messages.point_cloud(stamp_ns, lidar, columns))
+        topic = self.profile.points.format(lidar)
+        self.add_topic(topic, bag_messages.POINT_CLOUD, reliable_qos(5))
+        self.write(topic, stamp_ns, bag_messages.point_cloud(stamp_ns, lidar, columns))
+
+    def write_boxes(self, stamp_ns: int, boxes: Sequence[Box]) -> None:
+        """Boxes in the fixed frame `MAP`, for RViz."""
+        self.add_topic(self.profile.boxes, bag_markers.MARKERS, reliable_qos(10))
+        self.write(self.profile.boxes, stamp_ns, bag_markers.boxes_message(stamp_ns, MAP, boxes))
+
+    def write_occupancy(self, occupancy: Occupancy) -> None:
+        """A ground-truth grid in base_link, sparse."""
+        self.add_topic(self.profile.occupancy, bag_messages.VOXEL_GRID, reliable_qos(5))
+        self.write(self.profile.occupancy, occupancy.stamp_ns, bag_messages.voxel_grid(occupancy, BASE))
 
     def write_text(self, stamp_ns: int, topic: str, content: str) -> None:
-        """A std_msgs/String, latched per topic."""
+        """A std_msgs/String."""
         self.add_topic(topic, bag_messages.TEXT, reliable_qos(10))
         self.write(topic, stamp_ns, bag_messages.text(content))
