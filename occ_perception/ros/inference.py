@@ -111,8 +111,11 @@ class Inference:
     @property
     def wants_preparation(self) -> bool:
         """Whether images that come now should be prepared at once: not if the model will be busy until they are old."""
-        began_s = self._began_s
-        return began_s is None or time.monotonic() - began_s > self._usual_s - _PREPARE_AHEAD_S
+        began_s, usual_s = self._began_s, self._usual_s
+        if began_s is None:
+            return True
+        # A frame that takes much longer than usual may take much longer still.
+        return usual_s - _PREPARE_AHEAD_S < time.monotonic() - began_s < 2 * usual_s + _PREPARE_AHEAD_S
 
     def transforms_arrived(self) -> None:
         """Frames that wait for transforms may look again."""
