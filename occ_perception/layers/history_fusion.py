@@ -23,6 +23,13 @@ class HistoryState(NamedTuple):
     ages: Tensor  # [B, T] in frames
 
 
+def mixing_conv(in_channels: int, out_channels: int, volumetric: bool) -> nn.Sequential:
+    """1x1 convolution, normalisation, ReLU over a BEV map or a volume."""
+    if volumetric:
+        return nn.Sequential(nn.Conv3d(in_channels, out_channels, 1), nn.BatchNorm3d(out_channels), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1), nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
 def start_history(current: Tensor, frames: int, dtype: torch.dtype = torch.float32) -> HistoryState:
     """The state before the first fusion: ``frames`` copies of the current volume [B, C, Y, X(, Z)], age 0."""
     last = current.detach().movedim(1, -1)

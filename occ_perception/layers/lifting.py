@@ -1,12 +1,23 @@
 """Adaptive lifting: image features onto a voxel grid by depth, transfer and soft filling (specs/alocc.md section 5)."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from occ_perception.layers.depth_transfer import ExtraPoints
 from occ_perception.ops.frustum import CameraTensors, image_to_ego
 from occ_perception.ops.interpolation import rows_to_volume, volume_to_rows
 from occ_perception.ops.voxel_pooling import GridSpec, VoxelTaps, soft_filling_taps, voxel_pooling
+
+
+class GridParameters(nn.Module):
+    """The lifting grid as the published files store it: three frozen 3-vectors, checked on import, never used."""
+
+    def __init__(self, grid: GridSpec) -> None:
+        super().__init__()
+        interval, origin = torch.tensor(grid.interval), torch.tensor(grid.origin)
+        self.dx = nn.Parameter(interval, requires_grad=False)
+        self.bx = nn.Parameter(origin + interval / 2, requires_grad=False)
+        self.nx = nn.Parameter(torch.tensor(grid.cells, dtype=torch.float32), requires_grad=False)
 
 
 def lift(

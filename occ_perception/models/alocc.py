@@ -21,10 +21,11 @@ from occ_perception.layers.history_fusion import (
     HistoryUpdate,
     fuse_history,
     fuse_history_framewise,
+    mixing_conv,
     restart_history,
 )
 from occ_perception.layers.image_neck import ImageNeck
-from occ_perception.layers.lifting import lift
+from occ_perception.layers.lifting import GridParameters, lift
 from occ_perception.layers.prototype_head import PrototypeHead
 from occ_perception.layers.residual_blocks import ResidualStages
 from occ_perception.layers.resnet import ResNet50
@@ -42,24 +43,6 @@ from occ_perception.ops.voxel_pooling import GridSpec
 LIFTING_STRIDE = 16
 STEREO_STRIDE = 4
 _NO_GUIDANCE = Guidance()
-
-
-class GridParameters(nn.Module):
-    """The lifting grid as the published files store it: three frozen 3-vectors, checked on import, never used."""
-
-    def __init__(self, grid: GridSpec) -> None:
-        super().__init__()
-        interval, origin = torch.tensor(grid.interval), torch.tensor(grid.origin)
-        self.dx = nn.Parameter(interval, requires_grad=False)
-        self.bx = nn.Parameter(origin + interval / 2, requires_grad=False)
-        self.nx = nn.Parameter(torch.tensor(grid.cells, dtype=torch.float32), requires_grad=False)
-
-
-def _mixing_conv(in_channels: int, out_channels: int, volumetric: bool) -> nn.Sequential:
-    """1x1 convolution, normalisation, ReLU over a BEV map or a volume."""
-    if volumetric:
-        return nn.Sequential(nn.Conv3d(in_channels, out_channels, 1), nn.BatchNorm3d(out_channels), nn.ReLU())
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1), nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
 class ALOcc(nn.Module):
@@ -80,9 +63,9 @@ class ALOcc(nn.Module):
             ResidualStages(lifted, [lifted], [1], [1], config.volumetric) if config.inter_object else None
         )
         if config.history_frames:
-            self.history_keyframe_time_conv = _mixing_conv(lifted + 1, lifted, config.volumetric)
+            self.history_keyframe_time_conv = mixing_conv(lifted + 1, lifted, config.volumetric)
             frames = config.history_frames + 1
-            self.history_keyframe_cat_conv = _mixing_conv(frames * lifted, lifted, config.volumetric)
+            self.history_keyframe_cat_conv = mixing_conv(frames * lifted, lifted, config.volumetric)
         self.img_bev_encoder_backbone = ResidualStages(
             lifted, config.encoder_channels, config.encoder_blocks, config.encoder_strides, config.volumetric
         )
