@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from occ_perception.data.nuscenes_index import BoxIndex, hex_tokens, open_boxes, open_records
 from occ_perception.data.nuscenes_lidar import read_sweep
 from occ_perception.data.nuscenes_records import BoxAnnotation, Mount, Scene, SensorRecord
-from occ_perception.data.nuscenes_tables import Row, Table, find_version
+from occ_perception.data.nuscenes_tables import Table, find_version, table_path
 from occ_perception.errors import DatasetError
 from occ_perception.frame import CameraImage, Frame
 from occ_perception.geometry import CameraRig, rigid
@@ -41,12 +42,10 @@ class NuScenes:
         self._folder = self.root / self.version
         self._scenes = {row["name"]: row for row in Table(self._folder, "scene")}
         self._logs = Table(self._folder, "log")
-        self._samples = Table(self._folder, "sample")
-        self._sample_data = Table(self._folder, "sample_data")
-        self._poses = Table(self._folder, "ego_pose")
         self._calibrations = Table(self._folder, "calibrated_sensor")
         self._sensors = Table(self._folder, "sensor")
         self._mounts: dict[str, Mount] = {}
+        self._index = open_records(self._folder)
 
     @property
     def scene_names(self) -> tuple[str, ...]:
@@ -63,47 +62,41 @@ class NuScenes:
             raise DatasetError(f"nuScenes {self.version} at {self.root} has no scene '{name}', only {self.scene_names}")
         row = self._scenes[name]
         log = self._logs[row["log_token"]]
-        samples = sorted((s["timestamp"] * 1000, s["token"]) for s in self._samples_of_scene[row["token"]])
+        samples = self._index.samples_of(row["token"])
         records: dict[str, list[SensorRecord]] = defaultdict(list)
-        for _, token in samples:
-            for data in self._data_of_sample[token]:
-                record = self._record(data)
-                records[record.channel].append(record)
+        for record in self._records(samples):
+            records[record.channel].append(record)
         if not records:
-            raise DatasetError(f"{self._sample_data.path}: scene '{name}' has no rows")
+            raise DatasetError(f"{table_path(self._folder, 'sample_data')}: scene '{name}' has no rows")
         ordered = {c: tuple(sorted(r, key=lambda record: record.stamp_ns)) for c, r in sorted(records.items())}
+        stamps = (samples["stamp_us"] * 1000).tolist()
         return Scene(
             name=name,
             token=row["token"],
             description=row["description"],
             location=log["location"],
             vehicle=log["vehicle"],
-            samples=tuple((token, stamp) for stamp, token in samples),
+            samples=tuple(zip(hex_tokens(samples["token"]), stamps, strict=True)),
             records=ordered,
         )
 
-    @cached_property
-    def _samples_of_scene(self) -> Mapping[str, list[Row]]:
-        return _grouped(self._samples, "scene_token")
-
-    @cached_property
-    def _data_of_sample(self) -> Mapping[str, list[Row]]:
-        return _grouped(self._sample_data, "sample_token")
-
-    def _record(self, row: Row) -> SensorRecord:
-        pose = self._poses[row["ego_pose_token"]]
-        return SensorRecord(
-            token=row["token"],
-            sample_token=row["sample_token"],
-            stamp_ns=row["timestamp"] * 1000,
-            path=self.root / row["filename"],
-            is_keyframe=bool(row["is_key_frame"]),
-            width=int(row["width"] or 0),
-            height=int(row["height"] or 0),
-            mount=self._mount(row["calibrated_sensor_token"]),
-            translation=np.array(pose["translation"], np.float64),
-            quaternion_xyzw=_xyzw(pose["rotation"]),
-        )
+    def _records(self, samples: np.ndarray) -> Iterator[SensorRecord]:
+        """The records of consecutive rows of the index' samples."""
+        rows = self._index.records_of(samples)
+        sample_tokens = np.repeat(samples["token"], samples["records"])
+        columns = (
+            hex_tokens(rows["token"]), hex_tokens(sample_tokens), (rows["stamp_us"] * 1000).tolist(),
+            self._index.file_names(rows), rows["is_keyframe"].tolist(), rows["width"].tolist(),
+            rows["height"].tolist(), hex_tokens(rows["mount"]), rows["has_pose"].tolist(),
+            rows["translation"], rows["rotation"][:, [1, 2, 3, 0]],
+        )  # fmt: skip
+        for token, sample, stamp, file, is_key, width, height, mount, has_pose, *pose in zip(*columns, strict=True):
+            if not has_pose:
+                path = table_path(self._folder, "ego_pose")
+                raise DatasetError(f"{path}: no row for sample_data '{token}', which refers to one")
+            yield SensorRecord(
+                token, sample, stamp, self.root / file, is_key, width, height, self._mount(mount), pose[0], pose[1]
+            )
 
     def _mount(self, token: str) -> Mount:
         """Calibrations are shared by all records of a sensor in a log."""
@@ -118,12 +111,8 @@ class NuScenes:
     # -- annotations
 
     @cached_property
-    def _annotations(self) -> Table:
-        return Table(self._folder, "sample_annotation")
-
-    @cached_property
-    def _annotations_of_sample(self) -> Mapping[str, list[Row]]:
-        return _grouped(self._annotations, "sample_token")
+    def _boxes(self) -> BoxIndex:
+        return open_boxes(self._folder, self._index)
 
     @cached_property
     def _categories(self) -> Mapping[str, str]:
@@ -137,33 +126,27 @@ class NuScenes:
         Raises:
             DatasetError: the annotation tables are missing or damaged.
         """
-        return [self._box(row) for row in self._annotations_of_sample.get(sample_token, [])]
+        position = self._index.position_of(sample_token)
+        if position is None:
+            return []
+        rows = self._boxes.of_sample(position)
+        named = zip(rows, hex_tokens(rows["token"]), hex_tokens(rows["instance"]), strict=True)
+        return [self._box(row, token, instance) for row, token, instance in named]
 
-    def _box(self, row: Row) -> BoxAnnotation:
-        width, length, height = row["size"]
-        if row["instance_token"] not in self._categories:
-            raise DatasetError(f"{self._folder / 'instance.json'}: no row with token '{row['instance_token']}'")
+    def _box(self, row: np.void, token: str, instance: str) -> BoxAnnotation:
+        width, length, height = row["size"].tolist()
+        if instance not in self._categories:
+            raise DatasetError(f"{table_path(self._folder, 'instance')}: no row with token '{instance}'")
         return BoxAnnotation(
-            token=row["token"],
-            instance_token=row["instance_token"],
-            category=self._categories[row["instance_token"]],
+            token=token,
+            instance_token=instance,
+            category=self._categories[instance],
             global_from_box=rigid(row["translation"], _xyzw(row["rotation"])),
             size=(length, width, height),
-            velocity=self._velocity(row),
-            num_lidar_points=row["num_lidar_pts"],
-            num_radar_points=row["num_radar_pts"],
+            velocity=row["velocity"].copy(),
+            num_lidar_points=int(row["num_lidar_points"]),
+            num_radar_points=int(row["num_radar_points"]),
         )
-
-    def _velocity(self, row: Row) -> np.ndarray:
-        """From the neighbouring annotations of the object: centred, or one-sided at the ends of its track."""
-        before = self._annotations[row["prev"]] if row["prev"] else row
-        after = self._annotations[row["next"]] if row["next"] else row
-        stamps = [self._samples[r["sample_token"]]["timestamp"] for r in (before, after)]
-        elapsed = (stamps[1] - stamps[0]) * 1e-6
-        centred = bool(row["prev"]) and bool(row["next"])
-        if not 0 < elapsed <= (3.0 if centred else 1.5):  # further apart, the object may have done anything
-            return np.full(3, np.nan)
-        return (np.array(after["translation"], np.float64) - np.array(before["translation"], np.float64)) / elapsed
 
     # -- frames
 
@@ -206,10 +189,3 @@ def _frame(scene: Scene, records: Mapping[str, SensorRecord], anchor: str) -> Fr
 def _xyzw(wxyz: Sequence[float]) -> np.ndarray:
     w, x, y, z = wxyz
     return np.array([x, y, z, w], np.float64)
-
-
-def _grouped(table: Table, key: str) -> Mapping[str, list[Row]]:
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in table:
-        groups[row[key]].append(row)
-    return groups
