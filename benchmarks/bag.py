@@ -22,13 +22,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.report import report
+from occ_perception.bag_frames import BagFrames
 from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.nuscenes_bag import from_nuscenes
 from occ_perception.data.nuscenes_selection import SceneBagSettings
 from occ_perception.data.synthetic_drive import SyntheticDrive
 from occ_perception.geometry import quaternion_from_rotation
 from occ_perception.parameters import Parameters
-from occ_perception.replay import BagFrames
 
 SECONDS = 20.0
 JPEG_BYTES = 140_000

@@ -105,80 +105,9 @@ def _run_import(arguments: argparse.Namespace) -> None:
 
 
 def _add_bag(verbs: argparse._SubParsersAction) -> None:
-    bag = verbs.add_parser("bag", help="make, inspect and replay rosbags")
-    actions = bag.add_subparsers(dest="action", required=True, metavar="ACTION")
+    from occ_perception import bag_command
 
-    convert = actions.add_parser("from-nuscenes", help="nuScenes scenes to rosbag2, one bag a scene")
-    convert.add_argument("root", type=Path, help="dataset root (holds samples/ and the tables' folder)")
-    convert.add_argument("--version", default="v1.0-mini", help="tables' folder (default %(default)s)")
-    convert.add_argument("--scene", nargs="*", default=(), help="scene names; all if not given")
-    convert.add_argument("-o", "--output", type=Path, required=True, help="folder for the bags")
-    convert.add_argument("--storage", choices=("mcap", "sqlite3"), default="mcap")
-    convert.add_argument("--keyframes-only", action="store_true")
-    convert.add_argument("--no-lidar", action="store_true")
-    convert.add_argument("--cameras", nargs="*", default=None, help="channels, e.g. CAM_FRONT; all if not given")
-    convert.add_argument("--start", type=float, default=0.0, help="seconds into the scene")
-    convert.add_argument("--duration", type=float, default=None, help="seconds")
-    convert.set_defaults(run=_run_from_nuscenes)
-
-    synthetic = actions.add_parser("synthetic", help="a small synthetic drive as a rosbag2")
-    synthetic.add_argument("-o", "--output", type=Path, required=True)
-    synthetic.add_argument("--seconds", type=float, default=5.0)
-    synthetic.add_argument("--seed", type=int, default=0)
-    synthetic.set_defaults(run=_run_synthetic)
-
-    info = actions.add_parser("info", help="what a bag holds, what of it we can use, and what is missing")
-    info.add_argument("bag", type=Path)
-    info.set_defaults(run=_run_info)
-
-    replay = actions.add_parser("replay", help="run a model on a bag without ROS, as fast as the machine allows")
-    replay.add_argument("bag", type=Path)
-    replay.add_argument("--model", default="lidar-carving")
-    replay.add_argument("--weights", type=Path, default=None)
-    replay.add_argument("--device", default="auto")
-    replay.add_argument("-o", "--output", type=Path, required=True, help="folder for one .npz a frame")
-    replay.set_defaults(run=_run_replay)
-
-
-def _run_from_nuscenes(arguments: argparse.Namespace) -> None:
-    from occ_perception.data.nuscenes_bag import from_nuscenes
-
-    bags = from_nuscenes(
-        arguments.root,
-        arguments.version,
-        tuple(arguments.scene),
-        arguments.output,
-        storage=arguments.storage,
-        keyframes_only=arguments.keyframes_only,
-        lidar=not arguments.no_lidar,
-        cameras=arguments.cameras,
-        start_s=arguments.start,
-        duration_s=arguments.duration,
-    )
-    print("\n".join(str(bag) for bag in bags))
-
-
-def _run_synthetic(arguments: argparse.Namespace) -> None:
-    from occ_perception.data.synthetic_drive import write_synthetic_bag
-
-    print(write_synthetic_bag(arguments.output, seconds=arguments.seconds, seed=arguments.seed))
-
-
-def _run_info(arguments: argparse.Namespace) -> None:
-    from occ_perception.data.bag_info import bag_info
-
-    print(bag_info(arguments.bag))
-
-
-def _run_replay(arguments: argparse.Namespace) -> None:
-    from occ_perception.models import create_model, resolve_device
-    from occ_perception.replay import replay_to_folder
-    from occ_perception.session import Session
-
-    device = resolve_device(arguments.device)
-    session = Session(create_model(arguments.model, arguments.weights, device), device)
-    frames = replay_to_folder(arguments.bag, session, arguments.output)
-    print(f"{frames} frames written to {arguments.output}")
+    bag_command.add_arguments(verbs.add_parser("bag", help="make, inspect and replay rosbags"))
 
 
 def _add_eval(verbs: argparse._SubParsersAction) -> None:

@@ -1,183 +1,76 @@
-"""Run perception on a bag without ROS: the node's own synchroniser and assembler, driven by the bag's log time.
-
-No clock is read and nothing is skipped, so a bag always gives the same frames and the same grids; they are those of
-the live node for the sets that it had time for.
+"""Run perception on a bag without ROS, as fast as the machine allows.
 
     for occupancy in replay("drive", session): ...
+
+No clock is read and nothing is skipped, so a bag always gives the same frames (see `bag_frames`) and the same grids.
+`replay_job` writes them to files.
 """
 
 from __future__ import annotations
 
-import io
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
-import numpy as np
-
-from occ_perception.assembler import Assembler, Late, Measurement
-from occ_perception.calibration import load_calibration
-from occ_perception.data.bag_messages import VOXEL_GRID, transforms_from_message, voxel_grid
+from occ_perception.bag_frames import BagFrames
 from occ_perception.data.bag_reader import BagReader
-from occ_perception.data.bag_writer import BagWriter, reliable_qos
-from occ_perception.data.sensor_messages import camera_from_message, stamp_to_ns
-from occ_perception.data.topics import CameraTopics, configured_cameras, detect_topics, lidar_name, require_sensors
-from occ_perception.errors import DatasetError, InvalidInputError, OccPerceptionError
-from occ_perception.files import write_whole
+from occ_perception.errors import DatasetError, OccPerceptionError
 from occ_perception.frame import Frame
-from occ_perception.measurements import image_measurement, lidar_measurement
 from occ_perception.occupancy import Occupancy
-from occ_perception.parameters import AUTO, NONE, Parameters
+from occ_perception.parameters import Parameters
 from occ_perception.session import Session
-from occ_perception.synchroniser import SyncedSet, Synchroniser
 
 logger = logging.getLogger(__name__)
 
-VOXELS_TOPIC = "/perception/voxels"
-_Handler = Callable[[Any, int], list[SyncedSet[Measurement]]]
 
-
-class BagFrames:
-    """The frames of a bag, in order; iterate once.
+class Replay:
+    """The frames of a bag with what a session makes of them, in order; iterate once.
 
     Args:
         bag: an open bag.
-        parameters: as for the node.
-        images, lidar: whether they are of any use (see `Session`).
+        session: what perceives; it is not reset first.
+        parameters: as for the node; its model settings are not looked at.
 
     Attributes:
-        cameras: topics of the cameras that are taken.
-        lidar: topic of the LiDAR that is taken, "" if none.
-        synchroniser, assembler: what made the frames, with their counts of drops.
-        unreadable: messages that could not be read, by topic.
+        perceived: frames so far.
+        refused: frames that the session refused, which are logged and left out.
+        frames: where they come from, with its counts of drops.
 
     Raises:
-        DatasetError: the bag lacks what was asked for; the message lists its topics.
-        ConfigurationError: parameters that contradict each other or the bag.
+        DatasetError: see `BagFrames`; when iterated: no frame could be perceived at all (the message says why).
     """
 
-    def __init__(
-        self, bag: BagReader, parameters: Parameters | None = None, images: bool = True, lidar: bool = True
-    ) -> None:
-        self._bag = bag
-        self._parameters = parameters = parameters or Parameters()
-        calibration = load_calibration(parameters.calibration_file) if parameters.calibration_file else None
-        calibrated = tuple(calibration.rig) if calibration else ()
-        self.cameras, self.lidar = _choose_sensors(bag, parameters, images, lidar, calibrated)
-        names = tuple(camera.name for camera in self.cameras)
-        self._lidar_name = lidar_name(self.lidar, names) if self.lidar else ""
-        self.synchroniser: Synchroniser[Measurement] = Synchroniser(
-            parameters.synchronisation(names, self._lidar_name, images)
-        )
-        self.assembler = Assembler(parameters.assembly(), names)
-        if calibration is not None:
-            for name in set(names) & set(calibration.rig):
-                self.assembler.set_camera(name, calibration.rig[name], None)
-            if calibration.ego_from_lidar is not None:
-                self.assembler.set_lidar_mount(calibration.ego_from_lidar)
-        self.unreadable: dict[str, int] = {}
-        self._waiting: deque[SyncedSet[Measurement]] = deque()
-        self._handlers = self._route(calibrated)
+    def __init__(self, bag: BagReader, session: Session, parameters: Parameters | None = None) -> None:
+        self._bag, self._session = bag, session
+        self.frames = BagFrames(bag, parameters, session.needs_images, session.model.uses_lidar)
+        self.perceived = self.refused = 0
 
-    def __iter__(self) -> Iterator[Frame]:
-        """Frames as soon as log time allows; the rest at the end of the bag."""
-        for message in self._bag.messages(self._handlers):
-            now_ns = message.log_time_ns
+    def __iter__(self) -> Iterator[tuple[Frame, Occupancy]]:
+        last_error = ""
+        for frame in self.frames:
             try:
-                decoded = self._bag.decode(message)
-                self._waiting += self._handlers[message.topic](decoded, now_ns)
-            except InvalidInputError as error:
-                self.unreadable[message.topic] = self.unreadable.get(message.topic, 0) + 1
-                logger.warning("message left out: %s", error)
-            yield from self._assembled(now_ns)
-        while (deadline_ns := self.synchroniser.next_deadline_ns) is not None:
-            self._waiting += self.synchroniser.poll(deadline_ns)
-        yield from self._assembled(None)
+                occupancy = self._session.step(frame)
+            except OccPerceptionError as error:
+                last_error = str(error)
+                self.refused += 1
+                logger.warning("frame at %d left out: %s", frame.stamp_ns, error)
+                continue
+            self.perceived += 1
+            yield frame, occupancy
+        if self._bag.damage:
+            logger.warning("bag %s: %s", self._bag.path, self._bag.damage)
+        if not self.perceived:
+            raise DatasetError(f"bag {self._bag.path}: no frame could be perceived: {last_error or self.drops()}")
 
-    def _assembled(self, now_ns: int | None) -> Iterator[Frame]:
-        """Frames of the waiting sets, in order; at the end of the bag (None) whatever they lack."""
-        patience_ns = round(self._parameters.tf_timeout * 1e9)
-        while self._waiting:
-            give_up = now_ns is None or now_ns >= self._waiting[0].closed_ns + patience_ns
-            frame = self.assembler.assemble(self._waiting[0], give_up)
-            if isinstance(frame, Late):
-                return
-            self._waiting.popleft()
-            yield frame
-
-    # -- what each topic means
-
-    def _route(self, calibrated: tuple[str, ...]) -> dict[str, _Handler]:
-        handlers: dict[str, _Handler] = {
-            "/tf": lambda message, now: self._take_transforms(message, now, static=False),
-            "/tf_static": lambda message, now: self._take_transforms(message, now, static=True),
-        }
-        for camera in self.cameras:
-            if camera.info is not None and camera.name not in calibrated:
-                handlers[camera.info] = self._calibration_handler(camera)
-            handlers[camera.image] = self._image_handler(camera.name)
-        if self.lidar:
-            handlers[self.lidar] = self._take_points
-        return handlers
-
-    def _take_transforms(self, message: Any, now_ns: int, static: bool) -> list[SyncedSet[Measurement]]:
-        for edge in transforms_from_message(message):
-            translation, quaternion = edge.translation, edge.quaternion_xyzw
-            self.assembler.add_transform(edge.parent, edge.child, edge.stamp_ns, translation, quaternion, static)
-        return self.synchroniser.poll(now_ns)
-
-    def _calibration_handler(self, camera: CameraTopics) -> _Handler:
-        rectified = self._parameters.is_rectified(camera.rectified)
-
-        def take(message: Any, now_ns: int) -> list[SyncedSet[Measurement]]:
-            calibrated = camera_from_message(message, np.eye(4), rectified=rectified)
-            self.assembler.set_camera(camera.name, calibrated, message.header.frame_id)
-            return self.synchroniser.poll(now_ns)
-
-        return take
-
-    def _image_handler(self, name: str) -> _Handler:
-        def take(message: Any, now_ns: int) -> list[SyncedSet[Measurement]]:
-            stamp_ns = stamp_to_ns(message.header.stamp)
-            return self.synchroniser.add(name, stamp_ns, now_ns, image_measurement(message, stamp_ns))
-
-        return take
-
-    def _take_points(self, message: Any, now_ns: int) -> list[SyncedSet[Measurement]]:
-        stamp_ns = stamp_to_ns(message.header.stamp)
-        return self.synchroniser.add(self._lidar_name, stamp_ns, now_ns, lidar_measurement(message))
-
-
-def _choose_sensors(
-    bag: BagReader, parameters: Parameters, images: bool, lidar: bool, calibrated: tuple[str, ...]
-) -> tuple[tuple[CameraTopics, ...], str]:
-    """(cameras, LiDAR topic or ""): those asked for, else those found.
-
-    Raises:
-        DatasetError: something asked for is not there, or nothing of use is.
-    """
-    where, topics = f"bag {bag.path}", bag.topic_types
-    with_images = parameters.wants_cameras and (images or bool(parameters.camera_names))
-    named = parameters.image_topics if with_images else ()
-    wanted_cameras = parameters.camera_names if with_images and not named else ()
-    wanted_lidar = None if parameters.lidar == AUTO else parameters.lidar
-    found = detect_topics(
-        topics, wanted_cameras, wanted_lidar if lidar and wanted_lidar != NONE else "", where, calibrated
-    )
-    cameras = found.cameras if with_images else ()
-    if named:
-        absent = [name for name in (*named, *parameters.camera_info_topics) if name not in dict(topics)]
-        if absent:
-            raise DatasetError(f"{where}: wanted the topics {absent}; it has {[name for name, _ in topics]}")
-        infos = parameters.camera_info_topics
-        cameras = tuple(configured_cameras(parameters.camera_names, named, infos, dict(topics), calibrated))
-    if not cameras and not found.lidar:
-        require_sensors(found, topics, where)
-        raise DatasetError(f"{where}: it has sensors, but none that the model can use")
-    return cameras, found.lidar or ""
+    def drops(self) -> str:
+        """Why messages made no frame, in words; "" if all did."""
+        sync = self.frames.synchroniser
+        counts = {f"{sensor} {reason.value}": n for (sensor, reason), n in sync.drops.items()}
+        counts |= {f"sets {reason.value}": n for reason, n in sync.dropped_sets.items()}
+        counts |= {f"{topic} unreadable": n for topic, n in self.frames.unreadable.items()}
+        if not self.perceived and not self.refused:
+            return f"no set of messages was complete; dropped: {counts}"
+        return ", ".join(f"{what}: {n}" for what, n in counts.items())
 
 
 def replay(path: str | os.PathLike[str], session: Session, parameters: Parameters | None = None) -> Iterator[Occupancy]:
@@ -185,108 +78,11 @@ def replay(path: str | os.PathLike[str], session: Session, parameters: Parameter
 
     Args:
         path: bag folder or file.
-        session: what perceives; it is not reset first.
-        parameters: as for the node; its model settings are not looked at.
+        session, parameters: see `Replay`.
 
     Raises:
-        DatasetError: see `BagFrames`; or no frame could be made or perceived at all (the message says why).
+        DatasetError: see `Replay`.
     """
     with BagReader(path) as bag:
-        frames = BagFrames(bag, parameters, session.needs_images, session.model.uses_lidar)
-        perceived, last_error = 0, ""
-        for frame in frames:
-            try:
-                occupancy = session.step(frame)
-            except OccPerceptionError as error:
-                last_error = str(error)
-                logger.warning("frame at %d left out: %s", frame.stamp_ns, error)
-                continue
-            perceived += 1
+        for _, occupancy in Replay(bag, session, parameters):
             yield occupancy
-        if bag.damage:
-            logger.warning("bag %s: %s", path, bag.damage)
-        if not perceived:
-            sync = frames.synchroniser
-            why = (
-                last_error or f"no set of messages was complete; dropped: {dict(sync.drops)} {dict(sync.dropped_sets)}"
-            )
-            raise DatasetError(f"bag {path}: no frame could be perceived: {why}")
-
-
-def replay_to_folder(
-    path: str | os.PathLike[str],
-    session: Session,
-    output: str | os.PathLike[str],
-    parameters: Parameters | None = None,
-) -> int:
-    """Replay a bag into one ``<stamp_ns>.npz`` per frame (see `save_occupancy`); returns their number.
-
-    Raises:
-        DatasetError: see `replay`, or a file cannot be written.
-    """
-    count = 0
-    for occupancy in replay(path, session, parameters):
-        save_occupancy(Path(output) / f"{occupancy.stamp_ns}.npz", occupancy)
-        count += 1
-    return count
-
-
-def replay_to_bag(
-    path: str | os.PathLike[str],
-    session: Session,
-    output: str | os.PathLike[str],
-    parameters: Parameters | None = None,
-    storage: str = "mcap",
-) -> int:
-    """Replay a bag into another with one VoxelGrid per frame on `VOXELS_TOPIC`, logged at its stamp.
-
-    Returns:
-        How many.
-
-    Raises:
-        DatasetError: see `replay`; the output exists or cannot be written.
-        InvalidInputError: a model whose grids contradict themselves.
-    """
-    parameters = parameters or Parameters()
-    count = 0
-    with BagWriter(output, storage, {"source": str(path), "model": session.model.info.name}) as bag:
-        bag.add_topic(VOXELS_TOPIC, VOXEL_GRID, reliable_qos(1))
-        for occupancy in replay(path, session, parameters):
-            grid = voxel_grid(occupancy, parameters.base_frame, parameters.encoding == "sparse")
-            bag.write(VOXELS_TOPIC, occupancy.stamp_ns, grid)
-            count += 1
-    return count
-
-
-def save_occupancy(path: Path, occupancy: Occupancy) -> None:
-    """Write a grid as .npz, whole or not at all.
-
-    Arrays ``semantics``, ``visibility``, and where the model gives them ``confidence``, ``flow``, ``instances``,
-    ``prediction``, indexed [x, y, z]; with ``stamp_ns``, ``origin``, ``voxel_size``, ``ontology``, ``class_names``,
-    ``model``, ``weights``.  No objects: read it with ``allow_pickle=False``.
-
-    Raises:
-        DatasetError: it cannot be written.
-    """
-    info, grid = occupancy.info, occupancy.grid
-    arrays = {
-        name: getattr(occupancy, name)
-        for name in ("semantics", "visibility", "confidence", "flow", "instances", "prediction")
-        if getattr(occupancy, name) is not None
-    }
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        **arrays,
-        stamp_ns=np.int64(occupancy.stamp_ns),
-        origin=np.array(grid.origin),
-        voxel_size=np.float64(grid.voxel_size),
-        ontology=np.array(info.ontology.name),
-        class_names=np.array(info.ontology.class_names),
-        model=np.array(info.name),
-        weights=np.array(info.weights),
-    )
-    try:
-        write_whole(path, buffer.getvalue())
-    except OSError as error:
-        raise DatasetError(f"cannot write {path}: {error}") from error

@@ -14,7 +14,7 @@ from occ_perception.evaluation.model_subject import ModelSubject
 from occ_perception.evaluation.report import figures
 from occ_perception.evaluation.truth import GroundTruth
 from occ_perception.models import create_model
-from occ_perception.replay import replay_to_folder
+from occ_perception.replay_job import ReplaySettings, replay_bag
 from occ_perception.session import Session
 
 
@@ -24,7 +24,7 @@ def test_convert_replay_and_evaluate(synthetic_nuscenes: NuScenesTree, tmp_path:
     bags = from_nuscenes(root, None, (), tmp_path / "bags", settings, progress=False)
     assert len(bags) == 3
     for bag in bags:
-        replay_to_folder(bag, Session(create_model("lidar-carving")), tmp_path / "replayed")
+        replay_bag(bag, Session(create_model("lidar-carving")), ReplaySettings(tmp_path / "replayed"))
     dataset, truth = NuScenes(root), GroundTruth("occ3d", root)
     subjects = (FolderSubject(tmp_path / "replayed", truth.set), ModelSubject(create_model("lidar-carving")))
     replayed, direct = (evaluate(dataset, truth, s, tmp_path / "out", EvaluationSettings("lidar")) for s in subjects)

@@ -16,8 +16,8 @@ from occ_perception.evaluation.folder_subject import FolderSubject
 from occ_perception.evaluation.report import figures
 from occ_perception.evaluation.truth import GroundTruth
 from occ_perception.models import create_model
+from occ_perception.occupancy_files import save_occupancy
 from occ_perception.ontology import GEOMETRY, OCC3D, OPENOCC
-from occ_perception.replay import save_occupancy
 from occ_perception.session import Session
 
 

@@ -1,54 +1,26 @@
-"""The offline replayer: the frames of a bag are those that were recorded, always the same, and damage is survived."""
+"""Frames of a bag are those that were recorded, always the same, and damage is survived."""
 
 import os
 
 import numpy as np
 import pytest
-import torch
+from replay_models import Hits
 
+from occ_perception.bag_frames import BagFrames
 from occ_perception.data import bag_messages
 from occ_perception.data.bag_messages import StampedTransform
 from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.bag_writer import reliable_qos
 from occ_perception.data.drive_bag import DriveBag
 from occ_perception.data.synthetic_drive import SyntheticDrive, write_synthetic_bag
-from occ_perception.data.voxel_messages import occupancy_from_message
-from occ_perception.errors import ConfigurationError, DatasetError, InvalidInputError
-from occ_perception.geometry import CameraRig, VoxelGrid, transform_points
-from occ_perception.models import create_model
-from occ_perception.models.base import ImageSpec, ModelOutput
-from occ_perception.occupancy import ModelInfo, Visibility
-from occ_perception.ontology import FREE, GEOMETRY
+from occ_perception.errors import ConfigurationError, DatasetError
+from occ_perception.geometry import CameraRig
 from occ_perception.parameters import Parameters
-from occ_perception.replay import VOXELS_TOPIC, BagFrames, replay, replay_to_bag, replay_to_folder
+from occ_perception.replay import replay
 from occ_perception.session import Session
 
 SIZE = (96, 54)
 SECONDS = 0.8
-
-
-class Hits:
-    """A model for tests: voxels with LiDAR points are occupied, all else is free; with images, it counts those."""
-
-    uses_lidar = True
-    history_interval_s = 0.0
-
-    def __init__(self, images: bool = False, refuse: int = 0) -> None:
-        self.info = ModelInfo("hits", GEOMETRY, VoxelGrid((-20, -20, -1), 0.5, (80, 80, 8)))
-        self.image_spec = ImageSpec(32, 64, resize=0.04) if images else None
-        self.refuse = refuse
-
-    def step(self, inputs, state, prev_ego_from_ego):
-        if self.refuse:
-            self.refuse -= 1
-            raise InvalidInputError("not this one")
-        semantics = np.full(self.info.grid.size, FREE, np.uint8)
-        for sweep in inputs.frame.lidar:
-            points = transform_points(sweep.ego_from_lidar, sweep.points[:, :3])
-            cells, inside = self.info.grid.cells_of(points)
-            semantics[tuple(cells[inside].T)] = 0
-        visibility = np.where(semantics == FREE, Visibility.FREE_SEEN, Visibility.OCCUPIED_SEEN).astype(np.uint8)
-        return ModelOutput(torch.from_numpy(semantics), torch.from_numpy(visibility), state=0, state_frames=0)
 
 
 @pytest.fixture(scope="module")
@@ -123,38 +95,6 @@ def test_replay_equals_the_session_on_the_drive_itself(bag, drive):
     assert [o.stamp_ns for o in replayed] == [o.stamp_ns for o in direct]
     for a, b in zip(replayed, direct, strict=True):  # mountings went through quaternions: 1e-16, or one voxel's border
         assert np.count_nonzero(a.semantics != b.semantics) <= 3
-
-
-def test_lidar_carving_from_a_bag_to_files(tmp_path):
-    path = write_synthetic_bag(tmp_path / "bag", seconds=0.2, image_size=SIZE, cameras=("cam_front",))
-    count = replay_to_folder(path, Session(create_model("lidar-carving", None, "cpu")), tmp_path / "out")
-    files = sorted((tmp_path / "out").iterdir())
-    assert count == len(files) == 4
-    with np.load(files[-1], allow_pickle=False) as file:
-        assert int(file["stamp_ns"]) == int(files[-1].stem)
-        assert file["semantics"].shape == (200, 200, 16)
-        assert str(file["ontology"]) == "geometry"
-        assert str(file["model"]) == "lidar-carving"
-        occupied = np.isin(file["semantics"], range(len(file["class_names"])))
-        assert occupied.sum() > 2000
-        assert (file["visibility"][file["semantics"] == FREE] == Visibility.FREE_SEEN).all()
-
-
-@pytest.mark.parametrize("encoding", ["sparse", "dense"])
-def test_grids_in_a_bag_read_back_as_they_were(bag, tmp_path, encoding):
-    count = replay_to_bag(bag, Session(Hits()), tmp_path / "out", Parameters(encoding=encoding))
-    direct = list(replay(bag, Session(Hits())))
-    with BagReader(tmp_path / "out") as out:
-        messages = list(out.messages([VOXELS_TOPIC]))
-        grids = [occupancy_from_message(out.decode(m)) for m in messages]
-        assert out.custom_data["model"] == "hits"
-    assert count == len(grids) == len(direct)
-    for message, grid, occupancy in zip(messages, grids, direct, strict=True):
-        assert message.log_time_ns == grid.stamp_ns == occupancy.stamp_ns
-        np.testing.assert_array_equal(grid.semantics, occupancy.semantics)
-        np.testing.assert_array_equal(grid.visibility, occupancy.visibility)
-        assert (grid.info.grid, grid.info.name, grid.lidar_used) == (occupancy.grid, "hits", True)
-        assert grid.confidence is grid.flow is grid.instances is None
 
 
 def test_cut_off_bags_give_the_frames_before_the_damage(bag, drive, tmp_path, caplog):

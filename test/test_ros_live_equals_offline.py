@@ -11,6 +11,7 @@ pytest.importorskip("occ_perception.msg", reason="the messages of this package a
 
 from rclpy.serialization import deserialize_message
 
+from occ_perception.bag_frames import BagFrames
 from occ_perception.data.bag_messages import VOXEL_GRID, voxel_grid
 from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.message_definitions import message_store
@@ -21,7 +22,6 @@ from occ_perception.models import create_model
 from occ_perception.msg import VoxelGrid as VoxelGridMessage
 from occ_perception.occupancy import ModelInfo, Occupancy, Visibility
 from occ_perception.ontology import FREE, OCC3D, UNKNOWN
-from occ_perception.replay import BagFrames
 from occ_perception.ros.environment import child_environment, private_network
 from occ_perception.ros.messages import occupancy_from_message
 from occ_perception.session import Session

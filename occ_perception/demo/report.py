@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from occ_perception.bag_frames import BagFrames
 from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.topics import detect_topics, lidar_name
 from occ_perception.demo.inputs import DemoInput
@@ -12,7 +13,6 @@ from occ_perception.demo.perceive import Perceived
 from occ_perception.frame import Frame
 from occ_perception.occupancy import Occupancy
 from occ_perception.parameters import AUTO, Parameters
-from occ_perception.replay import BagFrames
 from occ_perception.viz.picture import Origin, weights_statement, write_pictures
 
 

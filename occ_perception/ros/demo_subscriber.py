@@ -23,7 +23,7 @@ from rclpy.node import Node
 from occ_perception.files import write_whole
 from occ_perception.msg import VoxelGrid, VoxelInstanceArray
 from occ_perception.occupancy import Instance, Occupancy
-from occ_perception.replay import save_occupancy
+from occ_perception.occupancy_files import save_occupancy
 from occ_perception.ros.messages import instances_from_message, occupancy_from_message, stamp_to_ns
 from occ_perception.ros.qos import OUTPUTS
 
