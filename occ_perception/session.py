@@ -23,6 +23,7 @@ from occ_perception.geometry import CameraRig, check_rigid, inverse
 from occ_perception.models.base import ModelInput, ModelOutput, PerceptionModel
 from occ_perception.occupancy import Occupancy, TemporalStatus, Visibility
 from occ_perception.ontology import FREE, UNKNOWN
+from occ_perception.ops.threads import one_torch_thread
 from occ_perception.ops.visibility import CameraVisibility
 from occ_perception.preprocessing import ImagePipeline
 
@@ -247,6 +248,11 @@ class Session:
         semantics, visibility = output.semantics, output.visibility
         if visibility is None:
             visibility = self._visibility(semantics < FREE, self._present_cameras(inputs))
+        with one_torch_thread():  # what is left is a few short operations
+            return self._masked(output, semantics, visibility)
+
+    @staticmethod
+    def _masked(output: ModelOutput, semantics: torch.Tensor, visibility: torch.Tensor) -> dict[str, Any]:
         covered = visibility != Visibility.UNKNOWN
         free_but_unseen = (semantics == FREE) & (visibility != Visibility.FREE_SEEN)
         published = torch.where(covered & ~free_but_unseen, semantics, UNKNOWN)
