@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -79,6 +79,15 @@ class NuScenes:
             samples=tuple(zip(hex_tokens(samples["token"]), stamps, strict=True)),
             records=ordered,
         )
+
+    def scenes_of_records(self, tokens: Iterable[str]) -> tuple[str, ...]:
+        """Names of the scenes that have a record (row of sample_data) with one of these tokens, in the tables' order.
+
+        Raises:
+            DatasetError: something that is no token.
+        """
+        scenes = set(self._index.scenes_of(sorted(set(tokens))))
+        return tuple(name for name, row in self._scenes.items() if row["token"] in scenes)
 
     def _records(self, samples: np.ndarray) -> Iterator[SensorRecord]:
         """The records of consecutive rows of the index' samples."""

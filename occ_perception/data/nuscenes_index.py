@@ -77,6 +77,12 @@ class RecordIndex:
             return self.records[:0]
         return self.records[samples["first_record"][0] : samples["first_record"][-1] + samples["records"][-1]]
 
+    def scenes_of(self, record_tokens: Sequence[str]) -> list[str]:
+        """Tokens of the scenes of records; records that are not there are passed over."""
+        rows = find_tokens(token_array(record_tokens, "records"), self.records["token"])
+        samples = np.searchsorted(self.samples["first_record"], rows[rows >= 0], side="right") - 1
+        return hex_tokens(np.unique(self.samples["scene"][samples]))
+
     def file_names(self, records: np.ndarray) -> list[str]:
         """Path of each record's file relative to the dataset root."""
         patterns = self.files[records["file"]].tolist()
