@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from occ_perception.errors import InvalidInputError
 from occ_perception.geometry import CameraRig
+
+if TYPE_CHECKING:
+    import torch  # a second to import, which whoever only reads or converts data is spared
 
 
 @dataclass(frozen=True)

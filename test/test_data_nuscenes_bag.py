@@ -1,21 +1,38 @@
 """nuScenes to rosbag2: bytes, stamps, calibration and transforms arrive unchanged; damage and choices."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 from nuscenes_tree import write_tree
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from occ_perception.data.bag_reader import BagReader
+from occ_perception.data.drive_bag import PROFILES
+from occ_perception.data.labels import Occ3DLabels
 from occ_perception.data.nuscenes import NuScenes
 from occ_perception.data.nuscenes_bag import from_nuscenes
 from occ_perception.data.nuscenes_selection import SceneBagSettings
+from occ_perception.data.nuscenes_truth import occupancy_from_label
 from occ_perception.data.point_clouds import points_from_message
 from occ_perception.data.sensor_messages import camera_from_message, image_from_message, stamp_to_ns
-from occ_perception.errors import DatasetError
-from occ_perception.geometry import TransformTree
+from occ_perception.data.topics import detect_topics
+from occ_perception.data.voxel_messages import occupancy_from_message
+from occ_perception.data.workspace import Workspace
+from occ_perception.errors import DatasetError, InvalidInputError
+from occ_perception.geometry import OCC3D_GRID, TransformTree, rotation_from_quaternion
+from occ_perception.occupancy import Visibility
+from occ_perception.ontology import FREE, OCC3D, UNKNOWN
 
 SMALL = (64, 36)
 KEYFRAMES = ["nuscenes_keyframe", "nuscenes_keyframe2"]
@@ -221,3 +238,254 @@ def test_unknown_names_list_what_there_is(tree, tmp_path):
     with pytest.raises(DatasetError, match="nothing is chosen"):
         convert(tree.root, tmp_path, "scene-0001", start_s=100)
     assert not list(tmp_path.iterdir())
+
+
+def test_bags_know_what_they_are(tree, tmp_path):
+    (path,) = convert(tree.root, tmp_path, "scene-0001")
+    with BagReader(path) as bag:
+        known = bag.custom_data
+    assert (known["scene"], known["location"], known["vehicle"]) == ("scene-0001", "made-up", "synthetic")
+    assert known["version"] == "v1.0-mini"
+    assert "non-commercial" in known["licence"]
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_profiles_name_topics_that_are_found_again(tree, tmp_path, profile):
+    (path,) = convert(tree.root, tmp_path, "scene-0002", profile=profile, boxes=True)
+    with BagReader(path) as bag:
+        counts = {t.name: t.count for t in bag.topics}
+        found = detect_topics(bag.topic_types, lidar="lidar_top")
+    topics = PROFILES[profile]
+    assert counts[topics.boxes] == 2
+    assert counts[topics.odometry] > 10
+    assert found.lidar == topics.points.format("lidar_top")
+    assert {c.name: (c.image, c.info) for c in found.cameras} == {
+        name: (topics.image.format(name), topics.camera_info.format(name))
+        for name in ("cam_back", "cam_back_left", "cam_back_right", "cam_front", "cam_front_left", "cam_front_right")
+    }
+
+
+@pytest.fixture(scope="module")
+def truth_bag(synthetic_nuscenes, tmp_path_factory):
+    """(tree, bag with ground truth) of a scene with labels."""
+    labels = synthetic_nuscenes.root / "gts"
+    output = tmp_path_factory.mktemp("truth")
+    (path,) = convert(synthetic_nuscenes.root, output, "scene-0002", labels=labels, boxes=True)
+    return synthetic_nuscenes, path
+
+
+def test_ground_truth_grids_say_free_only_where_it_was_seen(truth_bag):
+    tree, path = truth_bag
+    reader = Occ3DLabels(tree.root / "gts")
+    with BagReader(path) as bag:
+        messages = list(bag.messages(["/gt/occupancy"]))
+        grids = [occupancy_from_message(bag.decode(m)) for m in messages]
+        frames = {bag.decode(m).header.frame_id for m in messages}
+        assert bag.custom_data["labelled_samples"] == "3"
+    assert frames == {"base_link"}
+    assert [m.log_time_ns for m in messages] == [tree.stamps_ns[t][0] for t in tree.tokens["scene-0002"]]
+    for grid, token in zip(grids, tree.tokens["scene-0002"], strict=True):
+        label = reader.read("scene-0002", token)
+        occupied = tree.truth[token] != FREE
+        assert (grid.ontology, grid.grid) == (OCC3D, OCC3D_GRID)
+        np.testing.assert_array_equal(grid.semantics[occupied], tree.truth[token][occupied])
+        np.testing.assert_array_equal(grid.semantics == FREE, ~occupied & label.mask_lidar)
+        assert (grid.semantics[~occupied & ~label.mask_lidar] == UNKNOWN).all()
+        assert 0 < occupied.sum() < (grid.semantics == FREE).sum()
+
+
+def test_labelled_voxels_that_nobody_saw_are_occluded(truth_bag):
+    tree, _ = truth_bag
+    label = Occ3DLabels(tree.root / "gts").read("scene-0002", tree.tokens["scene-0002"][0], stamp_ns=5)
+    hidden = replace(label, mask_lidar=np.zeros_like(label.mask_lidar), mask_camera=np.zeros_like(label.mask_lidar))
+    grid = occupancy_from_label(hidden)
+    assert set(np.unique(grid.visibility)) == {Visibility.UNKNOWN, Visibility.OCCLUDED}
+    assert FREE not in grid.semantics
+    with pytest.raises(InvalidInputError, match="both masks"):
+        occupancy_from_label(replace(label, mask_camera=None))
+
+
+def test_boxes_lie_where_they_are_annotated(truth_bag):
+    tree, path = truth_bag
+    source = NuScenes(tree.root)
+    with BagReader(path) as bag:
+        messages = [bag.decode(m) for m in bag.messages(["/annotations/boxes"])]
+    numbers: dict[str, int] = {}
+    for message, token in zip(messages, tree.tokens["scene-0002"], strict=True):
+        boxes = {m.id: m for m in message.markers if m.ns == "boxes"}
+        names = {m.id: m.text for m in message.markers if m.ns == "names"}
+        arrows = {m.id: m.points for m in message.markers if m.ns == "velocities"}
+        annotations = source.annotations(token)
+        assert message.markers[0].action == 3  # DELETEALL
+        assert len(boxes) == len(annotations) > 0
+        for annotation in annotations:
+            center = annotation.global_from_box[:3, 3]
+            number, box = next((n, b) for n, b in boxes.items() if np.allclose(_xyz(b.pose.position), center))
+            assert numbers.setdefault(annotation.instance_token, number) == number  # the same in all frames
+            assert names[number] == f"vehicle.car {number}"
+            assert box.header.frame_id == "map"
+            np.testing.assert_allclose(_xyz(box.scale), annotation.size)
+            o = box.pose.orientation
+            turned = rotation_from_quaternion(np.array([o.x, o.y, o.z, o.w]))
+            np.testing.assert_allclose(turned, annotation.global_from_box[:3, :3], atol=1e-9)
+            if number in arrows:
+                start, end = (_xyz(p) for p in arrows[number])
+                np.testing.assert_allclose(end - start, annotation.velocity, atol=1e-9)
+            else:
+                assert not np.linalg.norm(annotation.velocity) > 0.2
+
+
+def _xyz(message):
+    return np.array([message.x, message.y, message.z])
+
+
+def test_ground_truth_opens_in_the_official_reader_and_in_rosbags_without_our_types(truth_bag):
+    _, path = truth_bag
+    with (path / f"{path.name}.mcap").open("rb") as file:
+        reader = make_reader(file, validate_crcs=True, decoder_factories=[DecoderFactory()])
+        decoded = {channel.topic: message for _, channel, _, message in reader.iter_decoded_messages()}
+    assert decoded["/gt/occupancy"].ontology == "occ3d"
+    assert len(decoded["/gt/occupancy"].indices) == len(decoded["/gt/occupancy"].semantics) > 0
+    assert len(decoded["/annotations/boxes"].markers) > 1
+    store = get_typestore(Stores.EMPTY)
+    with Reader(path) as bag:
+        for connection in bag.connections:
+            types = get_types_from_msg(connection.msgdef.data, connection.msgtype)
+            store.register({name: t for name, t in types.items() if name not in store.fielddefs})
+        seen = {c.topic: store.deserialize_cdr(raw, c.msgtype) for c, _, raw in bag.messages()}
+    assert seen["/gt/occupancy"].model == "occ3d ground truth"
+    assert seen["/annotations/boxes"].markers[1].ns == "boxes"
+
+
+def test_samples_without_labels_are_left_out_and_told(synthetic_nuscenes, tmp_path, caplog):
+    tokens = synthetic_nuscenes.tokens["scene-0002"]
+    labels = tmp_path / "gts"
+    shutil.copytree(synthetic_nuscenes.root / "gts/scene-0002" / tokens[1], labels / "scene-0002" / tokens[1])
+    paths = convert(synthetic_nuscenes.root, tmp_path / "bags", "scene-0002", "scene-0003", labels=labels)
+    counts = []
+    for path in paths:
+        with BagReader(path) as bag:
+            counts.append(sum(t.count for t in bag.topics if t.name == "/gt/occupancy"))
+    assert counts == [1, 0]
+    assert "scene scene-0002: 1 of 3 samples have labels" in caplog.text
+    assert "scene scene-0003: 0 of 1 samples have labels" in caplog.text
+
+
+def test_labels_of_another_grid_leave_no_bag(synthetic_nuscenes, tmp_path):
+    token = synthetic_nuscenes.tokens["scene-0003"][0]
+    file = tmp_path / "gts/scene-0003" / token / "labels.npz"
+    file.parent.mkdir(parents=True)
+    small = np.zeros((10, 10, 2), np.uint8)
+    np.savez(file, semantics=small, mask_lidar=small, mask_camera=small)
+    with pytest.raises(DatasetError, match=r"scenes were not converted: .*labels.npz"):
+        convert(synthetic_nuscenes.root, tmp_path / "bags", "scene-0003", labels=tmp_path / "gts")
+    assert list((tmp_path / "bags").iterdir()) == []
+
+
+def made(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_finished_bags_are_left_as_they_are(tree, tmp_path):
+    convert(tree.root, tmp_path)
+    before = made(tmp_path)
+    assert [p.name for p in convert(tree.root, tmp_path)] == sorted(before)
+    assert made(tmp_path) == before
+    convert(tree.root, tmp_path, "scene-0002", overwrite=True)
+    changed = {name for name, stamp in made(tmp_path).items() if stamp != before[name]}
+    assert changed == {"nuscenes-v1.0-mini-scene-0002"}
+
+
+@pytest.mark.parametrize("change", [{"profile": "foxglove"}, {"lidar": False}, {"boxes": True}, {"duration_s": 0.3}])
+def test_changed_settings_are_noticed(tree, tmp_path, change):
+    convert(tree.root, tmp_path, "scene-0002")
+    before = made(tmp_path)
+    with pytest.raises(DatasetError, match=f"exists already with other settings .*{next(iter(change))}"):
+        convert(tree.root, tmp_path, "scene-0002", **change)
+    assert made(tmp_path) == before
+    convert(tree.root, tmp_path, "scene-0002", overwrite=True, **change)
+    convert(tree.root, tmp_path, "scene-0002", **change)
+
+
+def test_files_installed_later_are_noticed(small_tree, tmp_path):
+    image = next((small_tree.root / "samples/CAM_BACK").iterdir())
+    content = image.read_bytes()
+    image.unlink()
+    convert(small_tree.root, tmp_path / "bags")
+    image.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"other settings .*files"):
+        convert(small_tree.root, tmp_path / "bags")
+
+
+def test_damaged_and_foreign_bags_are_not_taken_for_finished_ones(tree, tmp_path):
+    (path,) = convert(tree.root, tmp_path, "scene-0002")
+    file = path / f"{path.name}.mcap"
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(DatasetError, match="damaged"):
+        convert(tree.root, tmp_path, "scene-0002")
+    shutil.rmtree(path)
+    path.mkdir()
+    (path / "notes.txt").write_text("mine")
+    with pytest.raises(DatasetError, match="is no bag"):
+        convert(tree.root, tmp_path, "scene-0002")
+    assert (path / "notes.txt").exists()
+
+
+KILLED = """
+import os, signal, sys
+from occ_perception.data.drive_bag import DriveBag
+from occ_perception.data.nuscenes_bag import from_nuscenes
+write, left = DriveBag.write_points, [8]
+def write_some(bag, *arguments):
+    if bag.path.name.endswith("0002"):
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+    write(bag, *arguments)
+DriveBag.write_points = write_some
+from_nuscenes(sys.argv[1], None, (), sys.argv[2], progress=False)
+"""
+
+
+def test_an_interrupted_conversion_goes_on_where_it_was(tree, tmp_path):
+    """Killed in the second scene, where nothing can be cleaned up."""
+    command = [sys.executable, "-c", KILLED, str(tree.root), str(tmp_path / "bags")]
+    done = subprocess.run(command, cwd=REPOSITORY, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    first, second = (f"nuscenes-v1.0-mini-scene-000{n}" for n in (1, 2))
+    before = made(tmp_path / "bags")
+    leftover = set(before) - {first}
+    assert first in before
+    assert len(leftover) == 1
+    assert leftover.pop().startswith(f".{second}.")
+    convert(tree.root, tmp_path / "bags")
+    after = made(tmp_path / "bags")
+    assert set(after) == {first, second}
+    assert after[first] == before[first]
+    for path, whole in zip(sorted((tmp_path / "bags").iterdir()), convert(tree.root, tmp_path / "whole"), strict=True):
+        assert (path / f"{path.name}.mcap").read_bytes() == (whole / f"{path.name}.mcap").read_bytes()
+
+
+def test_who_is_at_work_is_not_disturbed(tmp_path):
+    first = Workspace(tmp_path / "thing")
+    second = Workspace(tmp_path / "thing")
+    assert first.path.is_dir()
+    first.close()
+    second.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scenes_in_parallel_give_the_same_bags(tree, tmp_path):
+    parallel = convert(tree.root, tmp_path / "parallel", workers=2)
+    for path, other in zip(parallel, convert(tree.root, tmp_path / "serial"), strict=True):
+        assert (path / f"{path.name}.mcap").read_bytes() == (other / f"{path.name}.mcap").read_bytes()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_damaged_scene_does_not_keep_the_others_from_it(tmp_path, workers):
+    damaged = write_tree(tmp_path / "data", {"scene-0001": 1, "scene-0002": 1}, SMALL, labels=False)
+    sweep = next((damaged.root / "samples/LIDAR_TOP").glob("scene-0001*"))
+    sweep.write_bytes(sweep.read_bytes()[:-3])
+    with pytest.raises(DatasetError, match=f"1 of 2 scenes were not converted: .*{sweep.name}"):
+        convert(damaged.root, tmp_path / "bags", workers=workers)
+    assert [p.name for p in (tmp_path / "bags").iterdir()] == ["nuscenes-v1.0-mini-scene-0002"]
