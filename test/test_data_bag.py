@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
+from occ_perception.bag_frames import BagFrames
 from occ_perception.data import bag_messages
 from occ_perception.data.bag_info import bag_info, header_stamp_ns
 from occ_perception.data.bag_messages import StampedTransform
@@ -17,9 +18,10 @@ from occ_perception.data.bag_storage import RawMessage
 from occ_perception.data.bag_writer import BagWriter, reliable_qos
 from occ_perception.data.point_clouds import points_from_message
 from occ_perception.data.pose_track import PoseTrack
-from occ_perception.data.synthetic_drive import write_synthetic_bag
+from occ_perception.data.synthetic_drive import SyntheticDrive, write_synthetic_bag
 from occ_perception.errors import ConfigurationError, DatasetError, InvalidInputError
 from occ_perception.geometry import TransformTree, slerp
+from occ_perception.parameters import Parameters
 
 FILES = {"mcap": "bag.mcap", "sqlite3": "bag.db3"}
 
@@ -199,7 +201,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, storage):
     """The limit of this process on file sizes stands in for the disk."""
     script = f"""
 import resource, signal, sys
-from occ_perception.data.synthetic_drive import write_synthetic_bag
+from occ_perception.data.synthetic_drive import SyntheticDrive, write_synthetic_bag
 from occ_perception.errors import DatasetError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
@@ -272,6 +274,37 @@ def test_info_of_a_complete_bag(recording):
     assert all(s.in_tf and s.tf_coverage == 1 for s in (*info.cameras.values(), info.lidar))
     assert "nothing is missing" in str(info)
     assert info.to_dict()["cameras"]["cam_front"]["messages"] == 8
+
+
+def test_info_gives_the_offsets_that_make_sets_of_images_fired_together(recording):
+    info = bag_info(recording[0])
+    drive = SyntheticDrive(0.6, image_size=(160, 90))
+    with BagReader(recording[0]) as bag:
+        frames = list(BagFrames(bag, Parameters.from_mapping(info.parameters)))
+    assert len(frames) == len(drive.set_stamps())
+    for frame, set_stamp in zip(frames, drive.set_stamps(), strict=True):
+        expected = {name: drive.image_stamp(name, set_stamp) for name in drive.rig}
+        assert {name: image.stamp_ns for name, image in frame.images.items()} == expected
+        assert abs(frame.lidar[0].stamp_ns - frame.stamp_ns) <= 25_000_000  # the nearest sweep, every 50 ms
+
+
+def test_info_of_a_bag_with_other_frames_and_a_cloud_that_is_no_lidar(tmp_path):
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.add_topic("/radar/points", bag_messages.POINT_CLOUD, reliable_qos(1))
+        cloud = bag_messages.point_cloud(5, "camera", {n: np.zeros(1, np.float32) for n in "xyz"})
+        bag.write("/radar/points", 5, cloud)
+        bag.add_topic("/left/image_raw", bag_messages.COMPRESSED_IMAGE, reliable_qos(1))
+        bag.write("/left/image_raw", 5, bag_messages.compressed_image(5, "camera", b"\xff\xd8\xff"))
+        for topic, parent, child in (("/tf_static", "base_footprint", "camera"), ("/tf", "map", "base_footprint")):
+            bag.add_topic(topic, bag_messages.TRANSFORMS, reliable_qos(1))
+            edge = StampedTransform.of(6, parent, child, np.eye(4))
+            bag.write(topic, 6, bag_messages.transforms([edge]))
+    info = bag_info(tmp_path / "bag")
+    assert info.parameters == {"base_frame": "base_footprint", "fallback_fixed_frame": "map"}
+    missing = " ".join(info.missing)
+    assert "not taken for one: /radar/points; name it with the parameter lidar" in missing
+    assert "calibration_file" in missing
+    assert "'map' is there: set fallback_fixed_frame" in missing
 
 
 def test_info_names_what_is_missing(tmp_path):

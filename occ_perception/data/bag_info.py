@@ -10,17 +10,21 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import yaml
 
 from occ_perception.data.bag_messages import transforms_from_message
 from occ_perception.data.bag_reader import BagReader
-from occ_perception.data.topics import TRANSFORMS, SensorTopics, detect_frames, detect_topics
+from occ_perception.data.topics import TRANSFORMS, SensorTopics, detect_frames, detect_topics, lidar_name
 from occ_perception.errors import InvalidInputError, TransformError
 from occ_perception.geometry import TransformTree
+from occ_perception.parameters import Parameters
 from occ_perception.synchroniser import default_anchor
 
 logger = logging.getLogger(__name__)
 
 _SYNC_WINDOW_NS = 50_000_000
+_ALIKE_S = 0.005
+"""Sensors whose stamps differ by less need no offsets."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class SensorSummary:
     Attributes:
         topic: where its data is; frame: frame id of its first message.
         messages: how many; rate_hz: by stamps (0 if there are too few).
-        offset_ms: median time to the nearest message of the anchor (NaN if there is none within 50 ms).
+        offset_ms: median time to the nearest message of the anchor (None if there is none within 50 ms).
         in_tf: whether its frame is joined to the vehicle's.
         tf_coverage: share of its stamps at which the vehicle's pose is known, 0..1.
     """
@@ -39,7 +43,7 @@ class SensorSummary:
     frame: str
     messages: int
     rate_hz: float
-    offset_ms: float
+    offset_ms: float | None
     in_tf: bool
     tf_coverage: float
 
@@ -56,6 +60,7 @@ class BagInfo:
         sync_spread_ms: (median, largest) time between the first and the last image of a set.
         base_frame, fixed_frame: as found, "" if not.
         missing: what perception would want and does not find, in words.
+        parameters: those to set for this bag, by name; without what is right by default.
     """
 
     path: str
@@ -70,7 +75,8 @@ class BagInfo:
     sync_spread_ms: tuple[float, float]
     base_frame: str
     fixed_frame: str
-    missing: tuple[str, ...] = field(default=())
+    missing: tuple[str, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -79,12 +85,12 @@ class BagInfo:
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.duration_s:.3f} s, {self.messages} messages"]
         lines += [f"  damaged: {self.damage}"] if self.damage else []
-        lines += [f"  {key}: {value}" for key, value in self.custom_data.items()]
+        lines += [f"  {key}: {value}" for key, value in self.custom_data.items() if not value.startswith("{")]
         lines += ["topics"] + [f"  {n:44} {t:32} {c:6} {r:7.2f} Hz" for n, t, c, r in self.topics]
         sensors = {**self.cameras, **({"LiDAR": self.lidar} if self.lidar else {})}
         lines += ["usable sensors"] if sensors else []
         lines += [
-            f"  {name:20} {s.messages:6} at {s.rate_hz:5.2f} Hz, {s.offset_ms:+6.1f} ms to {self.anchor}, "
+            f"  {name:20} {s.messages:6} at {s.rate_hz:5.2f} Hz, {_offset_text(s.offset_ms)} to {self.anchor}, "
             f"frame {s.frame}{'' if s.in_tf else ' NOT IN TF'}, pose known for {s.tf_coverage:.0%}"
             for name, s in sensors.items()
         ]
@@ -94,6 +100,9 @@ class BagInfo:
             )
         lines.append(f"vehicle frame '{self.base_frame}', fixed frame '{self.fixed_frame}'")
         lines += ["missing"] + [f"  {what}" for what in self.missing] if self.missing else ["nothing is missing"]
+        if self.parameters:
+            text = yaml.safe_dump({"/**": {"ros__parameters": dict(self.parameters)}}, sort_keys=False)
+            lines += ["parameters for this bag (a file for --params)", *(f"  {line}" for line in text.splitlines())]
         return "\n".join(lines)
 
 
@@ -126,7 +135,8 @@ def bag_info(path: str | os.PathLike[str]) -> BagInfo:
             damage=bag.damage,
             custom_data=bag.custom_data,
             topics=tuple(
-                (t.name, t.message_type, t.count, t.count / duration if duration else 0.0) for t in bag.topics
+                (t.name, t.message_type, t.count, max(t.count - 1, 0) / duration if duration else 0.0)
+                for t in bag.topics
             ),
             cameras=summaries,
             lidar=lidar,
@@ -135,6 +145,7 @@ def bag_info(path: str | os.PathLike[str]) -> BagInfo:
             base_frame=base,
             fixed_frame=fixed,
             missing=tuple(missing),
+            parameters=_parameters(summaries, lidar, base, fixed),
         )
 
 
@@ -182,13 +193,17 @@ def _transform_tree(bag: BagReader) -> TransformTree:
 
 def _missing_topics(found: SensorTopics) -> list[str]:
     missing = [
-        f"calibration of {c.name}: a sensor_msgs/CameraInfo beside {c.image}, named camera_info"
+        f"calibration of {c.name}: a sensor_msgs/CameraInfo beside {c.image}, named camera_info "
+        "(else: parameters camera_info_topics or calibration_file)"
         for c in found.uncalibrated
     ]
     if not found.cameras and not found.uncalibrated:
-        missing.append("cameras: /<camera>/image_raw[/compressed] with /<camera>/camera_info")
+        missing.append(
+            "cameras: /<camera>/image_raw[/compressed] with /<camera>/camera_info (else: parameter image_topics)"
+        )
     if found.lidar is None:
-        missing.append("LiDAR: a sensor_msgs/PointCloud2, e.g. /<lidar>/points")
+        others = f" (not taken for one: {', '.join(found.other_clouds)}; name it with the parameter lidar)"
+        missing.append(f"LiDAR: a sensor_msgs/PointCloud2, e.g. /<lidar>/points{others if found.other_clouds else ''}")
     if not found.has_tf_static:
         missing.append("/tf_static: where the sensors are mounted (or give a calibration file)")
     if not found.has_tf:
@@ -206,7 +221,7 @@ def _frames(tree: TransformTree, frames: Mapping[str, str], missing: list[str]) 
     if fixed is None:
         missing.append(f"fixed frame: odom -> {base} on /tf (frames: {sorted(tree.frames)})")
     elif fixed != "odom":
-        missing.append(f"frame odom; '{fixed}' is there: set fixed_frame to it if it does not jump")
+        missing.append(f"frame odom; '{fixed}' is there: set fallback_fixed_frame to it if it does not jump")
     return base, fixed or ""
 
 
@@ -233,10 +248,31 @@ def _summary(
         frame=frame,
         messages=len(own),
         rate_hz=(len(own) - 1) / span if span else 0.0,
-        offset_ms=float(np.median(near)) * 1e-6 if len(near) else float("nan"),
+        offset_ms=float(np.median(near)) * 1e-6 if len(near) else None,
         in_tf=bool(base) and tree.has_path(base, frame),
         tf_coverage=covered,
     )
+
+
+def _parameters(
+    cameras: Mapping[str, SensorSummary], lidar: SensorSummary | None, base: str, fixed: str
+) -> dict[str, Any]:
+    """What of the bag differs from the parameters' defaults."""
+    defaults = Parameters()
+    parameters: dict[str, Any] = {}
+    if base and base != defaults.base_frame:
+        parameters["base_frame"] = base
+    if fixed and fixed != defaults.fixed_frame:
+        parameters["fallback_fixed_frame"] = fixed
+    named = {**cameras, **({lidar_name(lidar.topic, tuple(cameras)): lidar} if lidar else {})}
+    offsets = {n: round(s.offset_ms * 1e-3, 4) for n, s in named.items() if s.offset_ms is not None}
+    if any(abs(offset) > _ALIKE_S for offset in offsets.values()):
+        parameters["offsets"] = offsets
+    return parameters
+
+
+def _offset_text(offset_ms: float | None) -> str:
+    return "   none near" if offset_ms is None else f"{offset_ms:+6.1f} ms"
 
 
 def _nearest(references: np.ndarray, stamps: np.ndarray) -> np.ndarray:
