@@ -11,7 +11,7 @@ from nuscenes_tree import VERSION, write_tree
 
 from occ_perception.data import array_cache, nuscenes_index, nuscenes_tables
 from occ_perception.data.nuscenes import NuScenes
-from occ_perception.data.nuscenes_index import find_tokens, hex_tokens, token_array
+from occ_perception.data.nuscenes_tokens import find_tokens, hex_tokens, token_array
 from occ_perception.errors import DatasetError
 
 RECORDS = f"{VERSION}/.occ_perception_records_1.npz"
@@ -241,6 +241,15 @@ def test_cache_of_a_read_only_dataset_is_in_the_users_folder(tables, tmp_path, c
     other = shutil.copytree(root, tmp_path / "other")
     assert contents(other) == first
     assert "sample_data" in parsing
+
+
+def test_user_without_a_home_caches_beside_the_tables_only(tables, tmp_path, caching, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(array_cache.os.path, "expanduser", lambda path: path)
+    root = save(tmp_path / "data", tables)
+    contents(root)
+    assert array_cache.cache_places("records_1", root / VERSION) == [root / RECORDS]
+    assert (root / RECORDS).is_file()
 
 
 def test_full_disk_leaves_nothing_and_is_said(tables, tmp_path, caching, monkeypatch, caplog):

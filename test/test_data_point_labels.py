@@ -16,9 +16,11 @@ from occ_perception.data.point_labels import (
     PanopticLabels,
 )
 from occ_perception.errors import DatasetError, InvalidInputError
+from occ_perception.geometry import OCC3D_GRID, inverse, transform_points
 from occ_perception.metrics.lidarseg_iou import LidarsegIoU
 from occ_perception.metrics.panoptic import PanopticQuality
-from occ_perception.ontology import LIDARSEG
+from occ_perception.metrics.points_from_voxels import border_cells, point_labels
+from occ_perception.ontology import LIDARSEG, OCC3D
 
 # benchmarks.md 7, "mapping general index -> challenge", written out
 OFFICIAL = {
@@ -124,6 +126,28 @@ def test_official_numbers_from_files(shared, dataset, tokens, tmp_path):
         np.testing.assert_array_equal(label.classes, truth // 1000)
         metric.update(label.panoptic, arrays[f"pred_panoptic_{case}_scan{scan}"])
     assert metric.compute().values["PQ"] == pytest.approx(official, abs=1e-9)
+
+
+def test_from_the_grid_of_a_frame_to_a_score(dataset, tokens, tmp_path):
+    """Points go into the frame of the grid, which stands where the front image was taken, not where the sweep was."""
+    scene = dataset.scene("scene-0001")
+    semantics = np.random.default_rng(0).integers(1, 17, OCC3D_GRID.size, dtype=np.uint8)
+    scores = {}
+    for anchor in ("LIDAR_TOP", "CAM_FRONT"):
+        for token, frame in zip(tokens, dataset.frames(scene, anchor), strict=True):
+            sweep = frame.lidar[0]
+            grid_from_lidar = inverse(frame.odom_from_ego) @ sweep.odom_from_ego @ sweep.ego_from_lidar
+            points = transform_points(grid_from_lidar, sweep.points[:, :3].astype(np.float64))
+            save_lidarseg(tmp_path, token, [GENERAL[c] for c in semantics.ravel()[border_cells(points, OCC3D_GRID)]])
+            in_ego = transform_points(sweep.ego_from_lidar, sweep.points[:, :3].astype(np.float64))
+            for name, where in (("grid", points), ("ego", in_ego)):
+                metric = scores.setdefault((anchor, name), LidarsegIoU())
+                label = LidarsegLabels(dataset, tmp_path).read("scene-0001", token)
+                metric.update(label.classes, point_labels(semantics, where, OCC3D_GRID, OCC3D))
+    mean = {key: metric.compute().values["mIoU"] for key, metric in scores.items()}
+    assert mean["LIDAR_TOP", "grid"] == mean["CAM_FRONT", "grid"] == 1.0
+    assert mean["LIDAR_TOP", "ego"] > 0.999  # rounding may move a point over the border of its cell
+    assert mean["CAM_FRONT", "ego"] < 0.8  # the frames are about 0.2 m apart
 
 
 # -- damage

@@ -78,11 +78,14 @@ def fingerprint(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def cache_places(name: str, folder: Path) -> tuple[Path, Path]:
+def cache_places(name: str, folder: Path) -> list[Path]:
     """Where the cache of a folder may lie: in it (shared by all who use it), or in the user's cache folder."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "occ_perception"
-    folder_id = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()
-    return folder / f".occ_perception_{name}.npz", user / f"{folder_id}_{name}.npz"
+    places = [folder / f".occ_perception_{name}.npz"]
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if os.path.isabs(user):  # a user without a home has no cache folder
+        folder_id = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()
+        places.append(Path(user) / "occ_perception" / f"{folder_id}_{name}.npz")
+    return places
 
 
 def _total_size(sources: Sequence[Path]) -> int:
@@ -90,7 +93,7 @@ def _total_size(sources: Sequence[Path]) -> int:
 
 
 def _load(path: Path, key: str, check: Callable[[Arrays], None]) -> Arrays | None:
-    if not path.is_file():
+    if not os.path.isfile(path):  # also where we may not even look
         return None
     try:
         arrays = load_npz(path)

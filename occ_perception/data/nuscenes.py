@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from occ_perception.data.nuscenes_index import BoxIndex, hex_tokens, open_boxes, open_records
+from occ_perception.data.nuscenes_index import BoxIndex, open_boxes, open_records
 from occ_perception.data.nuscenes_lidar import read_sweep
 from occ_perception.data.nuscenes_records import BoxAnnotation, Mount, Scene, SensorRecord
 from occ_perception.data.nuscenes_tables import Table, find_version, table_path
+from occ_perception.data.nuscenes_tokens import hex_tokens
 from occ_perception.errors import DatasetError
 from occ_perception.frame import CameraImage, Frame
 from occ_perception.geometry import CameraRig, rigid

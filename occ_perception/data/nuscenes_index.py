@@ -18,37 +18,36 @@ import numpy as np
 
 from occ_perception.data.array_cache import Arrays, cached_arrays
 from occ_perception.data.nuscenes_tables import COLUMNS, column_pieces, table_path
+from occ_perception.data.nuscenes_tokens import TOKEN, find_tokens, hex_tokens, token_array
 from occ_perception.errors import DatasetError
 
 logger = logging.getLogger(__name__)
 
 Columns = Mapping[str, list[Any]]
 
-_TOKEN = "S16"  # compares and sorts as bytes; read only by `hex_tokens`, since NumPy drops zeros at the end
-_NO_TOKEN = "0" * 32
 _STAMP_MARK = "\0"
 
 SAMPLE = np.dtype(
-    [("token", _TOKEN), ("scene", _TOKEN), ("stamp_us", "<i8"), ("first_record", "<i8"), ("records", "<i8")]
+    [("token", TOKEN), ("scene", TOKEN), ("stamp_us", "<i8"), ("first_record", "<i8"), ("records", "<i8")]
 )
 """A keyframe; its records are the rows ``first_record`` .. ``first_record + records``."""
 RECORD = np.dtype(
     [
-        ("token", _TOKEN), ("mount", _TOKEN), ("stamp_us", "<i8"), ("file", "<i4"), ("width", "<i4"),
+        ("token", TOKEN), ("mount", TOKEN), ("stamp_us", "<i8"), ("file", "<i4"), ("width", "<i4"),
         ("height", "<i4"), ("is_keyframe", "?"), ("has_pose", "?"), ("translation", "<f8", 3), ("rotation", "<f8", 4),
     ]
 )  # fmt: skip
 """A row of sample_data with its ego pose (rotation wxyz); ``file`` is a row of the file names."""
 BOX = np.dtype(
     [
-        ("token", _TOKEN), ("instance", _TOKEN), ("translation", "<f8", 3), ("size", "<f8", 3), ("rotation", "<f8", 4),
+        ("token", TOKEN), ("instance", TOKEN), ("translation", "<f8", 3), ("size", "<f8", 3), ("rotation", "<f8", 4),
         ("velocity", "<f8", 3), ("num_lidar_points", "<i4"), ("num_radar_points", "<i4"),
     ]
 )  # fmt: skip
 """A row of sample_annotation: size width, length, height; rotation wxyz; velocity m/s, NaN if not known."""
-_RAW_RECORD = np.dtype([*RECORD.descr[:7], ("sample", _TOKEN), ("pose", _TOKEN)])
-_POSE = np.dtype([("token", _TOKEN), ("translation", "<f8", 3), ("rotation", "<f8", 4)])
-_RAW_BOX = np.dtype([*BOX.descr, ("sample", _TOKEN), ("prev", _TOKEN), ("next", _TOKEN)])
+_RAW_RECORD = np.dtype([*RECORD.descr[:7], ("sample", TOKEN), ("pose", TOKEN)])
+_POSE = np.dtype([("token", TOKEN), ("translation", "<f8", 3), ("rotation", "<f8", 4)])
+_RAW_BOX = np.dtype([*BOX.descr, ("sample", TOKEN), ("prev", TOKEN), ("next", TOKEN)])
 
 
 @dataclass(frozen=True)
@@ -138,40 +137,6 @@ def open_boxes(folder: Path, records: RecordIndex) -> BoxIndex:
 
     sources = _sources(folder, "sample_annotation", "sample")
     return BoxIndex(**cached_arrays("boxes_1", sources, lambda: _build_boxes(folder, records.samples), check))
-
-
-def hex_tokens(tokens: np.ndarray) -> list[str]:
-    """Tokens as nuScenes writes them."""
-    text = np.ascontiguousarray(tokens).tobytes().hex()
-    return [text[i : i + 32] for i in range(0, len(text), 32)]
-
-
-def token_array(tokens: Sequence[str], where: object) -> np.ndarray:
-    """Tokens as 16 bytes each; an empty one as zeros.
-
-    Raises:
-        DatasetError: one is not 32 hexadecimal digits.
-    """
-    try:
-        raw = bytes.fromhex("".join([token or _NO_TOKEN for token in tokens]))
-        if len(raw) == 16 * len(tokens) and {*map(len, tokens)} <= {0, 32}:
-            return np.frombuffer(raw, _TOKEN)
-    except (ValueError, TypeError):
-        pass  # named below
-    bad = next((t for t in tokens if t != "" and not (isinstance(t, str) and _is_token(t))), None)
-    raise DatasetError(f"{where}: expected tokens of 32 hexadecimal digits, got {bad!r}")
-
-
-def find_tokens(wanted: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """Row in ``tokens`` [N] of each of ``wanted`` [M], -1 where there is none; int64 [M]."""
-    if not len(tokens):
-        return np.full(len(wanted), -1)
-    order, wanted_order = np.argsort(tokens, kind="stable"), np.argsort(wanted, kind="stable")
-    ordered = wanted[wanted_order]  # looking up in order is several times faster: neighbours are in the CPU's cache
-    rows = order[np.minimum(np.searchsorted(tokens[order], ordered), len(tokens) - 1)]
-    found = np.empty(len(wanted), np.int64)
-    found[wanted_order] = np.where(tokens[rows] == ordered, rows, -1)
-    return found
 
 
 # -- records
@@ -271,7 +236,7 @@ def _velocities(raw: np.ndarray, stamps_us: np.ndarray) -> np.ndarray:
     neighbours = {}
     for side in ("prev", "next"):
         neighbours[side] = find_tokens(raw[side], raw["token"])
-        dangling = int(((neighbours[side] < 0) & (raw[side] != token_array([_NO_TOKEN], side))).sum())
+        dangling = int(((neighbours[side] < 0) & (raw[side] != token_array([""], side))).sum())
         if dangling:
             logger.warning("sample_annotation: %d rows have a '%s' that is not there; it is left out", dangling, side)
     before = np.where(neighbours["prev"] >= 0, neighbours["prev"], rows)
@@ -317,7 +282,7 @@ def _fill(part: np.ndarray, columns: Columns, where: str, names: Mapping[str, st
     """
     for field, column in names.items():
         target, values = part[field], columns[column]
-        if target.dtype == np.dtype(_TOKEN):
+        if target.dtype == np.dtype(TOKEN):
             target[:] = token_array(values, f"{where}: {column}")
             continue
         try:
@@ -342,9 +307,5 @@ def _check_arrays(arrays: Arrays, dtypes: Mapping[str, np.dtype | None]) -> None
     if arrays.keys() != dtypes.keys():
         raise DatasetError(f"expected arrays {sorted(dtypes)}, got {sorted(arrays)}")
     for name, dtype in dtypes.items():
-        if arrays[name].ndim != 1 or dtype not in (None, arrays[name].dtype):
+        if arrays[name].ndim != 1 or (dtype is not None and dtype != arrays[name].dtype):
             raise DatasetError(f"array {name}: expected {dtype} [N], got {arrays[name].dtype} {arrays[name].shape}")
-
-
-def _is_token(text: str) -> bool:
-    return len(text) == 32 and all(c in "0123456789abcdefABCDEF" for c in text)
