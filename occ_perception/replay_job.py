@@ -69,6 +69,7 @@ class ReplayReport:
         frames: perceived; refused: left out by the session (why is in the log).
         keyframes: samples of the dataset that the bag holds; keyframes_met: those that became a frame.
         not_exact: keyframes whose frame was not put together of the sample's own images and sweeps.
+        unreadable: messages that are not what their type says.
         dropped: messages that made no frame, by reason, in words.
         damage: what is wrong with the bag, whose frames are those before the damage; "" if nothing.
         was_there: the output was there already.
@@ -80,6 +81,7 @@ class ReplayReport:
     keyframes: int
     keyframes_met: int
     not_exact: int
+    unreadable: int
     dropped: str
     damage: str
     was_there: bool = False
@@ -89,6 +91,7 @@ class ReplayReport:
         if self.keyframes:
             said += f", {self.keyframes_met} of {self.keyframes} keyframes"
             said += f", {self.not_exact} of them not of their own images" if self.not_exact else ""
+        said += f", {self.unreadable} messages are unreadable" if self.unreadable else ""
         said += f"; DAMAGED, read up to the damage: {self.damage}" if self.damage else ""
         return said + ("; was there already" if self.was_there else "")
 
@@ -171,6 +174,7 @@ def _run(
         keyframes=len(markers.tokens),
         keyframes_met=met,
         not_exact=not_exact,
+        unreadable=sum(frames.frames.unreadable.values()),
         dropped=frames.drops(),
         damage=reader.damage,
     )

@@ -15,14 +15,14 @@ from occ_perception.bag_frames import BagFrames
 from occ_perception.data import bag_messages
 from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.bag_writer import BagWriter, reliable_qos
-from occ_perception.data.drive_bag import PROFILES, SAMPLE_TOPIC
+from occ_perception.data.drive_bag import PROFILES, SAMPLE_TOPIC, DriveBag
 from occ_perception.data.keyframe_markers import KeyframeMarkers
 from occ_perception.data.labels import read_prediction
 from occ_perception.data.nuscenes import NuScenes
 from occ_perception.data.nuscenes_bag import from_nuscenes
 from occ_perception.data.nuscenes_selection import SceneBagSettings
 from occ_perception.data.sharding import Shard
-from occ_perception.data.synthetic_drive import write_synthetic_bag
+from occ_perception.data.synthetic_drive import SyntheticDrive, write_synthetic_bag
 from occ_perception.data.voxel_messages import occupancy_from_message
 from occ_perception.errors import ConfigurationError, DatasetError
 from occ_perception.models import create_model
@@ -256,6 +256,20 @@ def test_damaged_bags_are_read_up_to_the_damage_and_said_to_be(drive_bag, tmp_pa
     assert "DAMAGED" in str(report)
     again = replay_bag(file, Session(Hits()), settings)
     assert (again.was_there, again.damage) == (True, report.damage)
+
+
+def test_messages_that_are_unreadable_are_counted(tmp_path):
+    drive = SyntheticDrive(0.2, image_size=SMALL)
+    with DriveBag(tmp_path / "bag", drive.rig) as bag:
+        bag.write_static(1, {"lidar_top": drive.ego_from_lidar})
+        for stamp in drive.sweep_stamps():
+            scan = drive.scan(stamp)
+            bag.write_points(stamp, "lidar_top", scan.points, scan.rings, scan.offsets_s)
+        bag._writer.write(bag._connections["/lidar_top/points"], stamp + 1, b"\0\1\0\0abc")
+    report = replay_bag(tmp_path / "bag", Session(Hits()), ReplaySettings(tmp_path / "out"))
+    assert (report.frames, report.unreadable) == (len(drive.sweep_stamps()), 1)
+    assert "1 messages are unreadable" in str(report)
+    assert "/lidar_top/points unreadable: 1" in report.dropped
 
 
 @pytest.mark.parametrize("text", ["no json", "[]", '{"sample_token": "../../evil", "sample_data": {}}'])
