@@ -47,3 +47,7 @@ class BeforeFirstError(TransformError):
 
 class AfterLastError(TransformError):
     """The stamp is newer than the last transform received on an edge."""
+
+
+class TransformGapError(TransformError):
+    """Transforms on an edge are too far apart around the stamp to interpolate between them."""

@@ -79,6 +79,7 @@ class Frame:
         images: the images that really came, by camera name.
         lidar: sweeps of this set (newest last), empty when there is no LiDAR.
         odom_from_ego: pose of the vehicle at the anchor stamp; None means no temporal fusion.
+        fixed_frame: name of the frame that poses refer to; when it changes, poses before and after do not compare.
         notes: what the assembler of the set had to say (late tf, a camera dropped and why), for diagnostics.
     """
 
@@ -88,6 +89,7 @@ class Frame:
     lidar: tuple[LidarSweep, ...] = ()
     odom_from_ego: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    fixed_frame: str = "odom"
 
     def __post_init__(self) -> None:
         uncalibrated = [name for name in self.images if name not in self.rig]

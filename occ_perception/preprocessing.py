@@ -28,25 +28,47 @@ except ImportError:  # declared fallback for platforms without a wheel: Pillow, 
     logging.getLogger(__name__).warning("simplejpeg is not installed; decoding JPEG with Pillow, which is slower")
 
 
-def decode_image(data: bytes | np.ndarray) -> np.ndarray:
+_MAX_PIXELS = 64_000_000
+
+
+def decode_image(data: bytes | np.ndarray, expected_size: tuple[int, int] | None = None) -> np.ndarray:
     """Encoded bytes (JPEG, else whatever Pillow reads) or an RGB array to uint8 RGB [H, W, 3].
 
+    Args:
+        data: the image.
+        expected_size: (width, height); compared with the header before memory is taken for the pixels.
+
     Raises:
-        InvalidInputError: empty, truncated or corrupt data, or an array of another type or shape.
+        InvalidInputError: empty, truncated or corrupt data, another size, or an array of another type or shape.
     """
     if isinstance(data, np.ndarray):
         if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3:
             raise InvalidInputError(f"image: expected uint8 [H, W, 3], got {data.dtype} {data.shape}")
+        _check_size((data.shape[1], data.shape[0]), expected_size)
         return data
     if not data:
         raise InvalidInputError("image: expected encoded bytes, got none")
     try:
         if simplejpeg is not None and data[:2] == b"\xff\xd8":
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            _check_size((width, height), expected_size)
             return simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False)
         with Image.open(io.BytesIO(data)) as image:
+            _check_size(image.size, expected_size)
             return np.asarray(image.convert("RGB"))
+    except InvalidInputError:
+        raise
     except (ValueError, OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise InvalidInputError(f"image: {len(data)} bytes cannot be decoded: {error}") from error
+
+
+def _check_size(size: tuple[int, int], expected: tuple[int, int] | None) -> None:
+    """A damaged header can claim gigabytes, so this comes before decoding."""
+    width, height = size
+    if expected is not None and size != expected:
+        raise InvalidInputError(f"image is {width}x{height} but its calibration is for {expected[0]}x{expected[1]}")
+    if width * height > _MAX_PIXELS:
+        raise InvalidInputError(f"image: {width}x{height} is more than {_MAX_PIXELS // 1_000_000} megapixels")
 
 
 @lru_cache(maxsize=64)
@@ -107,12 +129,10 @@ class ImagePipeline:
         Raises:
             InvalidInputError: it cannot be decoded, or its size is not the one its calibration is for.
         """
-        rgb = decode_image(image.data)
-        height, width = rgb.shape[:2]
-        if (width, height) != (camera.width, camera.height):
-            raise InvalidInputError(
-                f"camera {name}: image is {width}x{height} but its calibration is for {camera.width}x{camera.height}"
-            )
+        try:
+            rgb = decode_image(image.data, (camera.width, camera.height))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"camera {name}: {error}") from error
         return PreparedImage(image.stamp_ns, resize_and_crop(rgb, self.spec), image.odom_from_ego)
 
     def batch(self, names: tuple[str, ...], images: Mapping[str, PreparedImage]) -> torch.Tensor:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from occ_perception.continuity import Continuity, ContinuityLimits
 from occ_perception.errors import InvalidInputError
 from occ_perception.frame import CameraImage, Frame, PreparedImage
 from occ_perception.geometry import CameraRig, check_rigid, inverse
@@ -31,28 +32,23 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class SessionSettings:
-    """Rules for dropping temporal state.
+class SessionSettings(ContinuityLimits):
+    """When temporal state is dropped (see `ContinuityLimits`), and how images are decoded.
 
     Attributes:
-        max_gap_s: longest time between frames across which state is kept, seconds.
-        max_speed: a pose that moves faster than this jumped, m/s.
         decode_threads: images of one frame decoded in parallel.
     """
 
-    max_gap_s: float = 2.0
-    max_speed: float = 80.0
     decode_threads: int = 2
 
 
 @dataclass
 class _Past:
-    """Temporal state with what is needed to judge whether it still holds."""
+    """Temporal state, and when and where it was made."""
 
     state: Any
     stamp_ns: int
     odom_from_ego: np.ndarray
-    rig_fingerprint: str
 
 
 class Session:
@@ -81,13 +77,14 @@ class Session:
         grid = model.info.grid
         self._visibility = CameraVisibility(grid.origin, grid.voxel_size, grid.size, self.device)
         self._past: _Past | None = None
-        self._last_stamp_ns: int | None = None
+        self._continuity = Continuity(self.settings, uses_images=model.image_spec is not None)
+        self._lost = ""  # why there is no state though the frames follow each other
         self._pool = ThreadPoolExecutor(self.settings.decode_threads, thread_name_prefix="decode")
 
     def reset(self) -> None:
         """Forget everything about earlier frames."""
         self._past = None
-        self._last_stamp_ns = None
+        self._continuity.forget()
 
     def close(self) -> None:
         """Stop the decoding threads."""
@@ -129,8 +126,9 @@ class Session:
         try:
             with _timed(timings, "model"):
                 output = self.model.step(inputs, self._past.state if self._past else None, prev_ego_from_ego)
-        except Exception:
+        except Exception as error:
             self._past = None  # whatever was half updated must not reach the next frame
+            self._lost = f"the model failed on the frame before ({type(error).__name__})"
             raise
         self._keep_state(frame, output)
         with _timed(timings, "postprocess"):
@@ -204,33 +202,15 @@ class Session:
 
     def _drop_stale_state(self, frame: Frame) -> str:
         """Drop state that does not belong to this frame; returns why, or an empty string."""
-        last, self._last_stamp_ns = self._last_stamp_ns, frame.stamp_ns
-        if last is None:
-            return "first frame"
-        reason = self._staleness(frame, last)
-        if reason and self._past is not None:
-            logger.info("temporal state dropped: %s", reason)
+        reason = self._continuity.check(frame)
         if reason:
+            if self._past is not None:
+                logger.info("temporal state dropped: %s", reason)
             self._past = None
+        elif self._past is None:
+            reason = self._lost
+        self._lost = ""
         return reason
-
-    def _staleness(self, frame: Frame, last_stamp_ns: int) -> str:
-        elapsed = (frame.stamp_ns - last_stamp_ns) * 1e-9
-        if elapsed <= 0:
-            return f"time went back or stood still ({elapsed:+.3f} s)"
-        if elapsed > self.settings.max_gap_s:
-            return f"gap of {elapsed:.3f} s (limit {self.settings.max_gap_s} s)"
-        if frame.odom_from_ego is None:
-            return "no pose of the vehicle, so no temporal fusion"
-        if self._past is None:
-            return "no earlier frame with a pose"
-        if frame.rig.fingerprint != self._past.rig_fingerprint:
-            return "calibration changed"
-        since_state = (frame.stamp_ns - self._past.stamp_ns) * 1e-9
-        moved = float(np.linalg.norm(frame.odom_from_ego[:3, 3] - self._past.odom_from_ego[:3, 3]))
-        if moved > self.settings.max_speed * since_state + 0.5:  # half a metre of localisation noise
-            return f"pose jumped {moved:.1f} m in {since_state:.3f} s"
-        return ""
 
     def _keep_state(self, frame: Frame, output: ModelOutput) -> None:
         """Store the new state, unless an older one is nearer to the interval the model was trained with."""
@@ -241,7 +221,7 @@ class Session:
             since_state = (frame.stamp_ns - self._past.stamp_ns) * 1e-9
             if since_state < 0.9 * self.model.history_interval_s:
                 return
-        self._past = _Past(output.state, frame.stamp_ns, frame.odom_from_ego, frame.rig.fingerprint)
+        self._past = _Past(output.state, frame.stamp_ns, frame.odom_from_ego)
 
     def _publishable(self, inputs: ModelInput, output: ModelOutput) -> dict[str, Any]:
         """Apply 'unknown is not free': free needs to be seen, and a class needs a sensor that covers the voxel."""
@@ -273,7 +253,7 @@ class Session:
         for row, (name, here) in enumerate(zip(inputs.cameras, inputs.present, strict=True)):
             if here:
                 intrinsics = inputs.image_affines[row] @ torch.from_numpy(rig[name].intrinsics)
-                key = (rig.fingerprint, name, spec.width, spec.height)
+                key = (CameraRig({name: rig[name]}).fingerprint, spec.width, spec.height)
                 ego_from_camera = torch.from_numpy(rig[name].ego_from_camera)
                 cameras.append((key, intrinsics, ego_from_camera, spec.width, spec.height))
         return cameras

@@ -8,6 +8,7 @@ from occ_perception.errors import (
     BeforeFirstError,
     InvalidInputError,
     NoPathError,
+    TransformGapError,
     UnknownFrameError,
 )
 from occ_perception.geometry import TransformTree, inverse, rigid
@@ -80,7 +81,7 @@ def test_half_turn_interpolates_the_short_way_whatever_the_quaternion_sign() -> 
 
 
 def test_late_and_repeated_transforms_find_their_place() -> None:
-    tree = TransformTree()
+    tree = TransformTree(max_gap_s=2.0)
     for stamp, x in ((0, 0.0), (2, 2.0), (1, 5.0), (1, 1.0)):
         tree.set("odom", "base_link", stamp * SECOND, [x, 0, 0], [0, 0, 0, 1])
     assert tree.lookup("odom", "base_link", SECOND // 2)[0, 3] == pytest.approx(0.5)
@@ -123,6 +124,30 @@ def test_memory_is_bounded_in_time_and_in_number() -> None:
     for i in range(1000):  # a flood within one second: the number is the bound
         tree.set("odom", "base_link", last + i, [i, 0, 0], [0, 0, 0, 1])
     assert len(tree._edges["base_link"].samples) == 50
+
+
+def test_holes_are_not_interpolated_over() -> None:
+    tree = TransformTree(max_gap_s=0.5)
+    for stamp, x in ((0, 0.0), (SECOND // 2, 1.0), (10 * SECOND, 90.0)):
+        tree.set("odom", "base_link", stamp, [x, 0, 0], [0, 0, 0, 1])
+    assert tree.lookup("odom", "base_link", SECOND // 4)[0, 3] == pytest.approx(0.5)
+    with pytest.raises(TransformGapError, match=r"nothing for 9\.500 s"):
+        tree.lookup("odom", "base_link", 5 * SECOND)
+    assert tree.lookup("odom", "base_link", 10 * SECOND)[0, 3] == 90.0
+
+
+def test_a_frame_for_every_track_does_not_fill_the_memory() -> None:
+    tree = TransformTree(history_s=1.0, max_edges=100)
+    tree.set("base_link", "cam_front", 0, *CAMERA_MOUNT, static=True)
+    for track in range(1000):
+        tree.set("odom", f"track_{track}", track * SECOND // 10, [0, 0, 0], [0, 0, 0, 1])
+    assert len(tree._edges) <= 100
+    assert len(tree.frames) <= 110
+    tree.lookup("odom", "track_999", 999 * SECOND // 10)
+    tree.lookup("base_link", "cam_front", 0)
+    more = [f"more_{k}" for k in range(200)]
+    with pytest.raises(InvalidInputError, match="100 frames at once"):
+        [tree.set("odom", name, 100 * SECOND, [0, 0, 0], [0, 0, 0, 1]) for name in more]
 
 
 def test_clear_keeps_what_does_not_move(drive: TransformTree) -> None:

@@ -87,6 +87,19 @@ def test_damaged_images_are_named_errors(decoder: str, monkeypatch: pytest.Monke
             decode_image(wrong)
 
 
+@pytest.mark.parametrize("decoder", ["simplejpeg", "pillow"])
+def test_a_damaged_header_takes_no_memory(decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if decoder == "pillow":
+        monkeypatch.setattr(preprocessing, "simplejpeg", None)
+    data = bytearray(jpeg(picture(320, 240)))
+    start_of_frame = data.index(b"\xff\xc0")
+    data[start_of_frame + 5 : start_of_frame + 9] = b"\xfd\xe8\xfd\xe8"  # 65000 x 65000
+    with pytest.raises(InvalidInputError, match=r"65000x65000|decompression bomb"):
+        decode_image(bytes(data))
+    with pytest.raises(InvalidInputError, match=r"65000x65000|decompression bomb"):
+        decode_image(bytes(data), (320, 240))
+
+
 def test_png_decodes_too() -> None:
     buffer = io.BytesIO()
     Image.fromarray(picture(64, 48)).save(buffer, "PNG")

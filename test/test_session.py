@@ -100,6 +100,45 @@ def test_state_that_no_longer_holds_is_dropped_and_the_reason_given(later: Frame
     assert model.calls[1][2] is None
 
 
+def turned(degrees: float, x: float = 0.0, y: float = 0.0) -> np.ndarray:
+    half = np.radians(degrees) / 2
+    return rigid([x, y, 0], [0, 0, np.sin(half), np.cos(half)])
+
+
+@pytest.mark.parametrize(
+    "jump",
+    [turned(0, 3.0, 3.0), turned(0, -4.0), turned(30, 3.0), turned(180, 3.0)],
+    ids=["aside", "back", "30", "180"],
+)
+def test_no_vehicle_moves_like_this(jump: np.ndarray) -> None:
+    session = Session(EchoModel())
+    steady = [session.step(frame(0.1 * k, x=1.0 * k)).temporal.reset for k in range(3)]
+    assert steady == ["first frame", "", ""]
+    assert "pose jumped" in session.step(frame(0.3, odom_from_ego=jump)).temporal.reset
+
+
+def test_hard_braking_and_tight_turns_are_no_jumps() -> None:
+    session = Session(EchoModel())
+    x, speed = 0.0, 20.0
+    for k in range(20):  # 10 m/s^2 from 72 km/h to a stop, while turning at 1.5 rad/s
+        result = session.step(frame(0.1 * k, odom_from_ego=turned(8.6 * k, x)))
+        assert result.temporal.reset == ("" if k else "first frame")
+        speed = max(speed - 1.0, 0.0)
+        x += 0.1 * speed
+
+
+def test_poses_in_another_frame_do_not_compare() -> None:
+    session = Session(EchoModel())
+    session.step(frame(0))
+    assert "'map' now, to 'odom' before" in session.step(frame(0.5, fixed_frame="map")).temporal.reset
+
+
+def test_calibration_of_cameras_is_nothing_to_a_lidar_model() -> None:
+    session = Session(EchoModel(needs_images=False))
+    session.step(frame(0, images={}))
+    assert session.step(frame(0.1, images={}, rig=rig("front", shift=0.1))).temporal.frames == 1
+
+
 def test_recovers_after_a_frame_without_pose() -> None:
     session = Session(EchoModel())
     counts = []
@@ -174,7 +213,7 @@ def test_a_failed_network_leaves_no_state_behind() -> None:
     model.fail = False
     result = session.step(frame(1.0))
     assert result.temporal.frames == 0
-    assert "no earlier frame" in result.temporal.reset
+    assert "the model failed" in result.temporal.reset
 
 
 def test_lidar_model_runs_without_images_and_says_when_lidar_is_missing() -> None:

@@ -16,6 +16,7 @@ from occ_perception.errors import (
     BeforeFirstError,
     InvalidInputError,
     NoPathError,
+    TransformGapError,
     UnknownFrameError,
 )
 from occ_perception.geometry.transforms import inverse, rigid, rotation_from_quaternion, slerp
@@ -43,11 +44,17 @@ class TransformTree:
     Args:
         history_s: how much of each edge is kept behind its newest transform, seconds.
         max_samples: hard bound of samples per edge, whatever their stamps.
+        max_gap_s: longest hole between two transforms of an edge that is interpolated over, seconds.
+        max_edges: hard bound of edges; when it is reached, timed edges that fell silent are forgotten.
     """
 
-    def __init__(self, history_s: float = 10.0, max_samples: int = 20_000) -> None:
+    def __init__(
+        self, history_s: float = 10.0, max_samples: int = 20_000, max_gap_s: float = 1.0, max_edges: int = 2_000
+    ) -> None:
         self._history_ns = int(history_s * 1e9)
         self._max_samples = max_samples
+        self._max_gap_ns = int(max_gap_s * 1e9)
+        self._max_edges = max_edges
         self._edges: dict[str, _Edge] = {}  # by child: every frame has at most one parent
         self._frames: set[str] = set()
 
@@ -66,7 +73,8 @@ class TransformTree:
         replaces the edge to the old one, as in tf2.
 
         Raises:
-            InvalidInputError: values not finite, zero quaternion, a frame joined to itself, or a cycle.
+            InvalidInputError: values not finite, zero quaternion, a frame joined to itself, a cycle, or too many
+                frames (see ``max_edges``).
         """
         translation = np.asarray(translation, np.float64)
         quaternion = np.asarray(quaternion_xyzw, np.float64)
@@ -76,6 +84,8 @@ class TransformTree:
         edge = self._edges.get(child)
         if edge is None or edge.parent != parent or edge.is_static != static:
             self._check_no_cycle(parent, child)
+            if edge is None and len(self._edges) >= self._max_edges:
+                self._forget_silent_edges(int(stamp_ns))
             edge = self._edges[child] = _Edge(parent, static)
             self._frames |= {parent, child}
         sample = _Sample(int(stamp_ns), translation, quaternion / np.linalg.norm(quaternion))
@@ -106,10 +116,20 @@ class TransformTree:
         if node == child:
             raise InvalidInputError(f"transform {parent} <- {child} would close a cycle")
 
+    def _forget_silent_edges(self, now_ns: int) -> None:
+        """Make room: timed edges with nothing newer than the history kept go (a frame per tracked object, say)."""
+        oldest = now_ns - self._history_ns
+        self._keep_edges({c: e for c, e in self._edges.items() if e.is_static or e.samples[-1].stamp_ns > oldest})
+        if len(self._edges) >= self._max_edges:
+            raise InvalidInputError(f"transform tree: {len(self._edges)} frames at once, no more are taken")
+
+    def _keep_edges(self, edges: dict[str, _Edge]) -> None:
+        self._edges = edges
+        self._frames = {f for child, edge in edges.items() for f in (child, edge.parent)}
+
     def clear(self, keep_static: bool = True) -> None:
         """Forget all timed transforms (time jumped back), and the static ones too if asked."""
-        self._edges = {c: e for c, e in self._edges.items() if keep_static and e.is_static}
-        self._frames = {f for c, e in self._edges.items() for f in (c, e.parent)}
+        self._keep_edges({c: e for c, e in self._edges.items() if keep_static and e.is_static})
 
     @property
     def frames(self) -> frozenset[str]:
@@ -145,6 +165,7 @@ class TransformTree:
             UnknownFrameError: a name was never seen (the message lists those that were).
             NoPathError: both were seen but nothing joins them.
             BeforeFirstError, AfterLastError: an edge on the path does not reach back or forward to the stamp.
+            TransformGapError: nothing was received around the stamp for longer than ``max_gap_s``.
         """
         dst_up, src_up = self._halves(dst, src)
         return inverse(self._to_ancestor(dst_up, stamp_ns)) @ self._to_ancestor(src_up, stamp_ns)
@@ -200,6 +221,9 @@ class TransformTree:
             gap = (stamp_ns - before.stamp_ns) * 1e-9
             raise AfterLastError(f"{edge.parent} <- {child}: {gap:.3f} s after the last transform received")
         following = samples[after]
+        if following.stamp_ns - before.stamp_ns > self._max_gap_ns:
+            hole = (following.stamp_ns - before.stamp_ns) * 1e-9
+            raise TransformGapError(f"{edge.parent} <- {child}: nothing for {hole:.3f} s around the stamp")
         fraction = (stamp_ns - before.stamp_ns) / (following.stamp_ns - before.stamp_ns)
         translation = (1 - fraction) * before.translation + fraction * following.translation
         return rigid(translation, slerp(before.quaternion_xyzw, following.quaternion_xyzw, fraction))
