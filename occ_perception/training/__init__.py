@@ -1,0 +1,1 @@
+"""What training needs: targets from labels and LiDAR, augmentation, losses, denoising, schedules."""
