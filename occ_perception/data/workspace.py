@@ -36,7 +36,10 @@ class Workspace:
             _remove_if_abandoned(leftover)
         self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=destination.parent))
         self._lock = (self.path / _LOCK).open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        except OSError as error:  # then nobody else can take it either, and the folder is not cleared away
+            logger.debug("no file locks on this disk: %s", error)
 
     def close(self) -> None:
         """Remove it with what is still in it."""
