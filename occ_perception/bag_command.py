@@ -165,6 +165,7 @@ def _run_replay(arguments: argparse.Namespace) -> int:
     )
     device = resolve_device(parameters.device)
     model = create_model(parameters.model, parameters.weights or None, device, parameters.allow_untrained)
+    logger.info("%s, weights %s, trained on: %s", model.info.name, model.info.weights, model.info.trained_on or "-")
     session = Session(model, device, parameters.session())
     failed = damaged = 0
     for result in replay_bags(arguments.bags, session, settings, shard, progress=True):

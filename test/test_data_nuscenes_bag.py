@@ -396,15 +396,15 @@ def test_finished_bags_are_left_as_they_are(tree, tmp_path):
     assert changed == {"nuscenes-v1.0-mini-scene-0002"}
 
 
-@pytest.mark.parametrize("change", [{"profile": "foxglove"}, {"lidar": False}, {"boxes": True}, {"duration_s": 0.3}])
-def test_changed_settings_are_noticed(tree, tmp_path, change):
+def test_changed_settings_are_noticed(tree, tmp_path):
     convert(tree.root, tmp_path, "scene-0002")
     before = made(tmp_path)
-    with pytest.raises(DatasetError, match=f"exists already with other settings .*{next(iter(change))}"):
-        convert(tree.root, tmp_path, "scene-0002", **change)
-    assert made(tmp_path) == before
-    convert(tree.root, tmp_path, "scene-0002", overwrite=True, **change)
-    convert(tree.root, tmp_path, "scene-0002", **change)
+    for change in ({"profile": "foxglove"}, {"lidar": False}, {"boxes": True}, {"duration_s": 0.3}):
+        with pytest.raises(DatasetError, match=f"exists already with other settings .*{next(iter(change))}"):
+            convert(tree.root, tmp_path, "scene-0002", **change)
+        assert made(tmp_path) == before
+    convert(tree.root, tmp_path, "scene-0002", overwrite=True, boxes=True)
+    convert(tree.root, tmp_path, "scene-0002", boxes=True)
 
 
 def test_files_installed_later_are_noticed(small_tree, tmp_path):
