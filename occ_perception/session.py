@@ -134,6 +134,7 @@ class Session:
         with _timed(timings, "postprocess"):
             result = self._publishable(inputs, output)
         timings.update({f"model/{name}": ms for name, ms in output.stages_ms.items()})
+        has_lidar = self.model.uses_lidar and bool(frame.lidar)
         return Occupancy(
             stamp_ns=frame.stamp_ns,
             info=self.model.info,
@@ -141,10 +142,10 @@ class Session:
             objects=output.objects,
             cameras=inputs.cameras,
             cameras_used=tuple(n for n, here in zip(inputs.cameras, inputs.present, strict=True) if here),
-            lidar_used=self.model.uses_lidar and bool(frame.lidar),
+            lidar_used=has_lidar if output.lidar_used is None else output.lidar_used,
             temporal=TemporalStatus(output.state_frames, reset),
             timings_ms=timings,
-            notes=tuple(notes),
+            notes=(*notes, *output.notes),
         )
 
     def _prepare_inputs(self, frame: Frame, notes: list[str]) -> ModelInput:

@@ -20,6 +20,7 @@ from lidar_scenes import (
 from occ_perception.errors import ConfigurationError, InvalidInputError
 from occ_perception.frame import Frame, LidarSweep
 from occ_perception.geometry import OCC3D_GRID, VoxelGrid
+from occ_perception.ground_grid import UNKNOWN_CELL, ground_grid
 from occ_perception.models.lidar_carving_config import LidarCarvingConfig, OwnVehicle
 from occ_perception.ontology import FREE, GEOMETRY, UNKNOWN
 
@@ -34,17 +35,18 @@ WALL = ([-60.0, 8.0, 0.0], [90.0, 8.3, 5.0])
 
 def test_one_beam_is_free_before_its_return_and_unknown_behind_it():
     (occupancy,) = carve([beams_to([[20.1, 0.1, 1.9]])])
-    assert {at(occupancy, x, 0.1, 1.86) for x in np.arange(1.1, 19.8, 0.2)} == {FREE}
+    assert {at(occupancy, x, 0.1, 1.86) for x in np.arange(4.1, 19.8, 0.2)} == {FREE}
+    assert {at(occupancy, x, 0.1, 1.86) for x in np.arange(-1.1, 3.9, 0.2)} == {UNKNOWN}  # the own vehicle
     assert at(occupancy, 20.1, 0.1, 1.9) == OCCUPIED
     assert {at(occupancy, x, 0.1, 1.9) for x in np.arange(20.5, 39, 0.4)} == {UNKNOWN}
-    assert (occupancy.semantics != UNKNOWN).sum() == 49  # 48 voxels from x = 0.94 to the return, and the return's
+    assert (occupancy.semantics != UNKNOWN).sum() == 41  # 40 voxels from x = 4.0 to the return, and the return's
     check_consistency(occupancy)
 
 
 def test_beam_that_ends_beyond_the_grid_carves_up_to_the_border():
     (occupancy,) = carve([beams_to([[75.0, 0.1, 1.9]])])
     assert at(occupancy, 39.9, 0.1, 1.85) == FREE
-    assert occupancy.counts() == {"free": 98, "unknown": GRID.num_voxels - 98}
+    assert occupancy.counts() == {"free": 90, "unknown": GRID.num_voxels - 90}
 
 
 def test_hit_beats_free():
@@ -82,6 +84,61 @@ def test_own_vehicle_and_near_returns_are_neither_hits_nor_beams():
     config = LidarCarvingConfig(own_vehicle=OwnVehicle(0.0, 0.0, 0.0, 0.0), min_range=0.0)
     (occupancy,) = carve([beams_to(own + near)], config)
     assert (occupancy.semantics == OCCUPIED).sum() == 4
+
+
+PERSON = [[2.5, y, z] for y in (-0.2, 0.0, 0.2) for z in np.arange(0.3, 1.8, 0.1)]
+"""In front of a small robot, and inside the default own-vehicle box."""
+
+
+def behind_person():
+    """Returns of a wall 20 m ahead, whose beams cross the person's voxels from many sides."""
+    person = np.array(PERSON)
+    return (SENSOR + (person - SENSOR) * (19.0 / (person[:, :1] - SENSOR[0]))).tolist()
+
+
+def test_person_inside_the_own_vehicle_box_is_not_erased():
+    (occupancy,) = carve([beams_to([*PERSON, *behind_person()])])
+    assert {at(occupancy, *point) for point in PERSON} == {UNKNOWN}
+    assert occupancy.lidar_used
+    robot = LidarCarvingConfig(own_vehicle=OwnVehicle(-0.4, 0.4, 0.3, 1.0))
+    (occupancy,) = carve([beams_to([*PERSON, *behind_person()])], robot)
+    assert {at(occupancy, *point) for point in PERSON} == {OCCUPIED}
+
+
+def test_nothing_nearer_than_the_least_range_becomes_free():
+    config = LidarCarvingConfig(own_vehicle=OwnVehicle(0.0, 0.0, 0.0, 0.0), min_range=2.0)
+    near, far = [[2.44, 0.1, 1.84]], [[20.94, 0.1, 1.84]]
+    (occupancy,) = carve([beams_to(near + far)], config)
+    assert at(occupancy, *near[0]) == UNKNOWN
+    assert at(occupancy, 6.1, 0.1, 1.84) == FREE
+    (without,) = carve([beams_to(far)], config)
+    assert at(without, *near[0]) == FREE
+
+
+def test_what_was_dropped_is_remembered_until_a_beam_looks_through():
+    config = LidarCarvingConfig(own_vehicle=OwnVehicle(0.0, 0.0, 0.0, 0.0), min_range=2.0)
+    near, far, aside = [[2.44, 0.1, 1.84]], [[20.94, 0.1, 1.84]], [[-9.0, 0.1, 1.9]]
+    blind = Frame(START_NS + 100_000_000, odom_from_ego=pose())
+    occupancies = carve(
+        [beams_to(far, k=0), beams_to(near, k=1), blind, beams_to(aside, k=3), beams_to(far, k=4)], config
+    )
+    assert [at(o, *near[0]) for o in occupancies] == [FREE, UNKNOWN, UNKNOWN, UNKNOWN, FREE]
+
+
+def test_own_vehicle_box_is_nowhere_free_and_its_ground_cells_are_unknown():
+    occupancy = carve([sweep_frame(k, pose(0.46 * k), scan(pose(0.46 * k), [WALL], seed=k)) for k in range(12)])[-1]
+    box = OwnVehicle()
+    inside = box.contains(GRID.center_of(np.arange(GRID.num_voxels))).reshape(GRID.size)
+    assert inside.sum() > 500
+    assert not (occupancy.semantics[inside] == FREE).any()
+    under = inside[:, :, 4]
+    assert (ground_grid(occupancy, 0.2, 2.0)[under] == UNKNOWN_CELL).all()
+
+
+@pytest.mark.parametrize("box", [(1.0, -1.0, 1.0, 2.0), (-1.0, 1.0, -0.1, 2.0), (-1.0, float("nan"), 1.0, 2.0)])
+def test_own_vehicle_that_is_none_is_refused(box):
+    with pytest.raises(ConfigurationError, match="rear <= front, half_width >= 0"):
+        OwnVehicle(*box)
 
 
 def test_own_vehicle_is_where_the_vehicle_was_at_the_sweep_not_at_the_anchor():
@@ -143,6 +200,8 @@ def test_result_does_not_depend_on_the_order_of_points():
 def test_useless_clouds_leave_everything_unknown(points):
     (occupancy,) = carve([sweep_frame(0, pose(), points)])
     assert (occupancy.semantics == UNKNOWN).all()
+    assert not occupancy.lidar_used
+    assert f"0 of {len(points)} LiDAR points usable" in occupancy.notes
     check_consistency(occupancy)
 
 
@@ -175,11 +234,12 @@ def test_point_times_of_the_wrong_number_are_refused():
         carve([frame])
 
 
-def test_sweep_that_is_too_old_is_left_out(caplog):
+def test_sweep_that_is_too_old_is_left_out():
     frame = beams_to([[20.1, 0.1, 1.9]])
     (occupancy,) = carve([dataclasses.replace(frame, stamp_ns=frame.stamp_ns + 1_100_000_000)])
     assert (occupancy.semantics == UNKNOWN).all()
-    assert "1.100 s old" in caplog.text
+    assert "LiDAR sweep left out: 1.1 s old" in occupancy.notes
+    assert not occupancy.lidar_used
 
 
 def test_configuration_that_makes_no_sense_is_refused():
@@ -220,11 +280,11 @@ def test_beams_start_where_the_sensor_was_when_they_were_fired():
 
 
 @pytest.mark.parametrize("offset", [np.nan, -np.inf, 1.6e9])
-def test_point_times_that_are_none_are_ignored(offset, caplog):
+def test_point_times_that_are_none_are_ignored(offset):
     frames = [
         beams_to([[0.9, 20.1, 1.9]], k=k, odom_from_ego=pose(1.0 * k), offsets_s=np.array([offset], np.float32))
         for k in range(2)
     ]
     occupancies = carve(frames, LidarCarvingConfig(past_sweeps=0))
     assert at(occupancies[1], SENSOR[0], 5.0, 1.85) == FREE
-    assert "1 of 1 LiDAR point times" in caplog.text
+    assert "1 of 1 LiDAR point times are not within a sweep: ignored" in occupancies[1].notes

@@ -62,7 +62,7 @@ def test_memory_moves_with_the_vehicle():
     moved = transform_points(inverse(later) @ start, where)[0]
     assert at(occupancies[1], *moved) == OCCUPIED
     sensor = transform_points(inverse(later) @ start, SENSOR[None])[0]
-    for fraction in (0.2, 0.5, 0.8):
+    for fraction in (0.4, 0.6, 0.8):  # before, it is in the own vehicle's box
         assert at(occupancies[1], *(sensor + fraction * (moved - sensor))) == FREE
 
 
@@ -77,13 +77,19 @@ def test_memory_expires_after_ten_sweeps():
     assert [o.temporal.frames for o in occupancies] == [*range(11), 10]
 
 
-def test_memory_expires_after_one_second_also_without_lidar():
+def test_memory_expires_after_half_a_second_without_lidar_and_after_one_with():
     beam = beams_to([[20.1, 0.1, 1.9]], k=0)
-    blind = [Frame(START_NS + k * SWEEP_NS, odom_from_ego=pose()) for k in (10, 20, 21)]
-    _, half, one, over = carve([beam, *blind])
-    assert at(half, 20.1, 0.1, 1.9) == OCCUPIED
-    assert at(one, 10.1, 0.1, 1.9) == FREE
+    blind = [Frame(START_NS + k * SWEEP_NS, odom_from_ego=pose()) for k in (8, 10, 11)]
+    aside = [beams_to([[-20.1, 0.1, 1.9]], k=k) for k in (20, 21)]
+    _, before, half, over, one, later = carve([beam, *blind, *aside])
+    assert at(before, 20.1, 0.1, 1.9) == OCCUPIED
+    assert at(half, 10.1, 0.1, 1.9) == FREE
+    assert "free space is remembered, newest sweep 0.50 s old" in half.notes
+    assert not half.lidar_used
     assert (over.semantics == UNKNOWN).all()
+    assert "no free space: the newest sweep is 0.55 s old" in over.notes
+    assert at(one, 10.1, 0.1, 1.9) == FREE  # a sensor is watching again, and this is one second old
+    assert at(later, 10.1, 0.1, 1.9) == UNKNOWN
 
 
 def test_without_pose_nothing_is_remembered():

@@ -69,6 +69,8 @@ class ModelOutput:
         state: opaque temporal state for the next frame.
         state_frames: how many past frames are in the state that was used.
         stages_ms: wall time by stage.
+        notes: what the model had to leave out and why, in words, for diagnostics.
+        lidar_used: whether any LiDAR point took part; None: whenever there was a sweep and the model uses LiDAR.
     """
 
     semantics: torch.Tensor
@@ -80,6 +82,8 @@ class ModelOutput:
     state: Any = None
     state_frames: int = 0
     stages_ms: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    lidar_used: bool | None = None
 
 
 class PerceptionModel(Protocol):

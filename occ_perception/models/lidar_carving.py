@@ -11,6 +11,12 @@ Free says that a beam passed, not that every litre was seen to be empty: a voxel
 voxel that the fitted ground runs through is never free.  Between two rings on the road a beam crosses its upper part
 only, and a kerb or a hole could be in the rest, so it stays unknown.
 
+A return that was dropped (on the own vehicle, or nearer than ``min_range``) makes nothing occupied, but beams that
+cross its voxel do not make it free either: a person in front of a robot whose box is set too large must not be erased.
+And voxels whose centre is in the own vehicle's box are never free, dropped returns or not: within the box every return
+is taken for the vehicle, so nobody checks whether it is empty.  (By the centre, so that the box is what was asked for
+to half a voxel; a voxel across the border is still told by the returns in either part of it.)
+
 Past sweeps (`occ_perception.models.lidar_memory`) fill in what this sweep does not look at.  Newer evidence wins: a
 beam through a voxel erases an earlier return in it, so what moves leaves no trail; a return in this sweep outweighs
 any beam.  Where old returns and old beams meet in a voxel, the return stands until a sweep looks through the voxel.
@@ -27,21 +33,20 @@ Not handled: rain, snow, dust and mirrors. They make returns in the air (occupie
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from occ_perception.errors import InvalidInputError
-from occ_perception.frame import Frame, LidarSweep
-from occ_perception.geometry import VoxelGrid, check_rigid, inverse, transform_points
+from occ_perception.frame import Frame
+from occ_perception.geometry import VoxelGrid
 from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput
+from occ_perception.models.lidar_carving_beams import Motion, Sensed, sense
 from occ_perception.models.lidar_carving_config import LidarCarvingConfig
 from occ_perception.models.lidar_memory import (
     Beams,
@@ -49,7 +54,6 @@ from occ_perception.models.lidar_memory import (
     Returns,
     join_beams,
     newest_per_part,
-    no_beams,
     voxels_of,
 )
 from occ_perception.occupancy import ModelInfo, Visibility
@@ -57,9 +61,6 @@ from occ_perception.ontology import FREE, GEOMETRY, UNKNOWN
 from occ_perception.ops.ground import Footprint, GroundSurface, feet, fit_ground, on_ground
 from occ_perception.ops.ray_traversal import last_beam_through
 
-logger = logging.getLogger(__name__)
-
-_LONGEST_SWEEP_S = 0.5
 _OCCUPIED, _GROUND = GEOMETRY.id_of("occupied"), GEOMETRY.id_of("ground")
 
 
@@ -72,22 +73,27 @@ class LidarCarving:
 
     def __init__(self, config: LidarCarvingConfig | None = None) -> None:
         self.config = config or LidarCarvingConfig()
-        self.info = ModelInfo("lidar-carving", GEOMETRY, self.config.grid)
+        grid = self.config.grid
+        self.info = ModelInfo("lidar-carving", GEOMETRY, grid)
+        centers = grid.center_of(np.arange(grid.num_voxels))
+        self._own_voxels = self.config.own_vehicle.contains(centers).reshape(grid.size)
 
     def step(self, inputs: ModelInput, state: Any, prev_ego_from_ego: Tensor | None) -> ModelOutput:
         """Carve one frame; see `PerceptionModel.step`.
 
-        A frame without LiDAR shows what is remembered and not yet too old; the rest is unknown.
+        A frame without usable LiDAR shows what is remembered, for ``max_age_alone_s``; the rest is unknown.
 
         Raises:
             InvalidInputError: point times that are not one per point, or a pose that is not a rigid transform.
         """
         frame, grid, clock = inputs.frame, self.config.grid, _StageClock()
-        motion = _Motion.since(state, frame.stamp_ns, prev_ego_from_ego)
-        with clock.stage("recall"):
-            past = self._recall(frame, state, motion)
+        motion = Motion.since(state, frame.stamp_ns, prev_ego_from_ego)
         with clock.stage("returns"):
-            now = self._beams(frame, motion)
+            sensed = sense(frame, motion, self.config)
+            now, lidar_used = sensed.beams, len(sensed.beams.ends) > 0
+        with clock.stage("recall"):
+            remembered = self._recall(frame, state, motion, self.config.max_age_s)
+            past = remembered if lidar_used else self._recall(frame, state, motion, self.config.max_age_alone_s)
         with clock.stage("ground"):
             hits, voxels, holds_ground = self._hits(now)
             occupied, ground = _marked(hits, voxels, grid)
@@ -97,71 +103,51 @@ class LidarCarving:
             rank = np.concatenate([past.beams.rank(), np.full(len(now.ends), len(past.sweeps_ns))])
             newest = last_beam_through(beams.origins, beams.ends, grid, rank)
         with clock.stage("fusion"):
-            seen_through = (newest >= len(past.beams.ends)) & ~occupied
-            returns, voxels = self._still_standing(past.returns, seen_through)
+            looked_through = newest >= len(past.beams.ends)
+            dropped, holds_dropped = self._dropped(sensed, past, looked_through | occupied | ground)
+            returns, voxels = self._still_standing(past.returns, looked_through & ~occupied & ~holds_dropped)
             for now_mask, past_mask in zip((occupied, ground), _marked(returns, voxels, grid), strict=True):
                 now_mask |= past_mask
             ground &= ~occupied
             foot = feet(ground, occupied)
             occupied, ground = occupied | foot, ground & ~foot
-            free = (newest >= 0) & ~occupied & ~ground
+            free = (newest >= 0) & ~occupied & ~ground & ~holds_dropped & ~self._own_voxels
             output = _output(occupied, ground, free & ~holds_ground)
         with clock.stage("remember"):
-            if _poses_known(frame):
+            if not _poses_known(frame):  # this sweep may lie some way off: it is shown, not remembered
+                output.state = remembered
+            elif not lidar_used:
+                output.state = replace(remembered, dropped=dropped)
+            else:
                 output.state = CarvingMemory(
                     frame.stamp_ns,
                     tuple(sorted({*past.sweeps_ns, *now.sweep_ns[:1].tolist()})),
                     newest_per_part(hits, returns, grid),
                     beams.select(_named(newest[free], len(beams.ends))),
+                    dropped,
                 )
-            else:  # this sweep may lie some way off: it is shown, not remembered
-                output.state = past
         output.state_frames = len(past.sweeps_ns)
+        output.lidar_used = lidar_used
+        output.notes = sensed.notes if lidar_used else (*sensed.notes, *_age_note(remembered, past))
         output.stages_ms = clock.milliseconds
         return output
 
-    def _recall(self, frame: Frame, state: CarvingMemory | None, motion: _Motion | None) -> CarvingMemory:
+    def _recall(
+        self, frame: Frame, state: CarvingMemory | None, motion: Motion | None, max_age_s: float
+    ) -> CarvingMemory:
         """What is remembered, in this frame's vehicle frame."""
         if state is None or motion is None:
             return CarvingMemory(frame.stamp_ns)
-        return state.at(frame.stamp_ns, motion.ego_from_prev_ego, self.config.past_sweeps, self.config.max_age_s)
+        return state.at(frame.stamp_ns, motion.ego_from_prev_ego, self.config.past_sweeps, max_age_s)
 
-    def _beams(self, frame: Frame, motion: _Motion | None) -> Beams:
-        """All usable beams of the frame's sweeps, float64 in the vehicle frame at the anchor stamp."""
-        newest_ns = max((sweep.stamp_ns for sweep in frame.lidar), default=frame.stamp_ns)
-        beams = no_beams()
-        for sweep in frame.lidar:
-            if frame.stamp_ns - sweep.stamp_ns > self.config.max_age_s * 1e9:
-                logger.warning("LiDAR sweep left out: %.3f s old", (frame.stamp_ns - sweep.stamp_ns) * 1e-9)
-                continue
-            points, offsets_s = self._usable(sweep)
-            anchor_from_sweep = _anchor_from_sweep(frame, sweep)
-            ends = transform_points(anchor_from_sweep, points)
-            sensor = transform_points(anchor_from_sweep, sweep.ego_from_lidar[None, :3, 3])
-            if motion is not None and offsets_s is not None:
-                sensor = sensor + offsets_s[:, None] * motion.velocity_of(sensor[0])
-            stamps = np.full(len(ends), newest_ns)  # of several LiDARs in a set: one sweep, as far as memory goes
-            beams = join_beams(beams, Beams(np.broadcast_to(sensor, ends.shape), ends, stamps))
-        return beams
-
-    def _usable(self, sweep: LidarSweep) -> tuple[np.ndarray, np.ndarray | None]:
-        """Points that are finite, in range and not the vehicle itself, float64 in its frame at the sweep, and times.
-
-        Raises:
-            InvalidInputError: the times are not one per point.
-        """
-        offsets_s = sweep.offsets_s
-        if offsets_s is not None and offsets_s.shape != (len(sweep.points),):
-            raise InvalidInputError(
-                f"LiDAR sweep: expected {len(sweep.points)} point times, got shape {offsets_s.shape}"
-            )
-        points = sweep.points[:, :3].astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            distance = np.linalg.norm(points, axis=1)
-            usable = np.flatnonzero((distance >= self.config.min_range) & (distance <= self.config.max_range))  # no NaN
-        points = transform_points(check_rigid(sweep.ego_from_lidar, "ego_from_lidar"), points[usable])
-        other = ~self.config.own_vehicle.contains(points)
-        return points[other], None if offsets_s is None else _plausible(offsets_s[usable[other]])
+    def _dropped(self, sensed: Sensed, past: CarvingMemory, looked_at: np.ndarray) -> tuple[Returns, np.ndarray]:
+        """Dropped returns, now or where nothing newer tells what is there, and their voxels, bool [X, Y, Z]."""
+        grid = self.config.grid
+        voxels, inside = voxels_of(past.dropped.points, grid)
+        older = past.dropped.select(inside & ~looked_at.ravel()[voxels])
+        newer = sensed.dropped.select(voxels_of(sensed.dropped.points, grid)[1])
+        dropped = newest_per_part(newer, older, grid)
+        return dropped, _marked(dropped, voxels_of(dropped.points, grid)[0], grid)[0]
 
     def _hits(self, beams: Beams) -> tuple[Returns, np.ndarray, np.ndarray]:
         """Ends of beams inside the grid, the linear indices int64 [N] of their voxels, and where the ground runs.
@@ -191,43 +177,19 @@ class LidarCarving:
         return returns.select(standing), voxels[standing]
 
 
-@dataclass(frozen=True)
-class _Motion:
-    """How the vehicle moved since the state's frame."""
-
-    ego_from_prev_ego: np.ndarray  # float64 [4, 4]
-    elapsed_s: float
-
-    @classmethod
-    def since(cls, state: CarvingMemory | None, stamp_ns: int, prev_ego_from_ego: Tensor | None) -> _Motion | None:
-        if state is None or prev_ego_from_ego is None or stamp_ns <= state.stamp_ns:
-            return None
-        transform = check_rigid(prev_ego_from_ego.cpu().numpy(), "prev_ego_from_ego")
-        return cls(inverse(transform), (stamp_ns - state.stamp_ns) * 1e-9)
-
-    def velocity_of(self, mount: np.ndarray) -> np.ndarray:
-        """Mean velocity over ground of a point of the vehicle ([3], metres), turning included, m/s [3]."""
-        return (mount - transform_points(self.ego_from_prev_ego, mount[None])[0]) / self.elapsed_s
-
-
-def _plausible(offsets_s: np.ndarray) -> np.ndarray:
-    """Point times, float64 [N]; 0 where they are no times within a sweep (not finite, or absolute)."""
-    plausible = np.abs(offsets_s) <= _LONGEST_SWEEP_S  # NaN is not
-    if not plausible.all():
-        logger.warning("%d of %d LiDAR point times are not within a sweep: ignored", (~plausible).sum(), len(plausible))
-    return np.where(plausible, offsets_s, 0.0).astype(np.float64)
+def _age_note(remembered: CarvingMemory, shown: CarvingMemory) -> tuple[str, ...]:
+    """What to say of a frame that no beam of its own took part in."""
+    if not remembered.sweeps_ns:
+        return ()
+    age_s = (remembered.stamp_ns - remembered.sweeps_ns[-1]) * 1e-9
+    if shown.sweeps_ns:
+        return (f"free space is remembered, newest sweep {age_s:.2f} s old",)
+    return (f"no free space: the newest sweep is {age_s:.2f} s old",)
 
 
 def _poses_known(frame: Frame) -> bool:
     """Whether everything in the frame can be placed in the fixed frame."""
     return frame.odom_from_ego is not None and all(sweep.odom_from_ego is not None for sweep in frame.lidar)
-
-
-def _anchor_from_sweep(frame: Frame, sweep: LidarSweep) -> np.ndarray:
-    """From the vehicle at the sweep's stamp to the vehicle at the anchor stamp; identity if a pose is missing."""
-    if frame.odom_from_ego is None or sweep.odom_from_ego is None:
-        return np.eye(4)
-    return inverse(frame.odom_from_ego) @ check_rigid(sweep.odom_from_ego, "odom_from_ego of the LiDAR sweep")
 
 
 def _marked(returns: Returns, voxels: np.ndarray, grid: VoxelGrid) -> tuple[np.ndarray, np.ndarray]:

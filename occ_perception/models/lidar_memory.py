@@ -40,6 +40,12 @@ class Returns:
     def select(self, which: np.ndarray) -> Returns:
         return Returns(self.points[which].astype(np.float32), self.ground[which], self.sweep_ns[which])
 
+    def since(self, sweep_ns: int) -> Returns:
+        return self.select(self.sweep_ns >= sweep_ns)
+
+    def moved(self, dst_from_src: np.ndarray) -> Returns:
+        return Returns(transform_points(dst_from_src, self.points), self.ground, self.sweep_ns)
+
 
 @dataclass(frozen=True)
 class Beams:
@@ -94,12 +100,14 @@ class CarvingMemory:
         stamp_ns: of the frame whose vehicle frame the geometry is in.
         sweeps_ns: stamps of the sweeps remembered, rising.
         returns, beams: the geometry.
+        dropped: returns that are no evidence of anything (own vehicle, too near); their voxels are not free.
     """
 
     stamp_ns: int
     sweeps_ns: tuple[int, ...] = ()
     returns: Returns = field(default_factory=no_returns)
     beams: Beams = field(default_factory=no_beams)
+    dropped: Returns = field(default_factory=no_returns)
 
     def at(self, stamp_ns: int, ego_from_prev_ego: np.ndarray, max_sweeps: int, max_age_s: float) -> CarvingMemory:
         """The memory in the vehicle frame of another stamp, without what has expired."""
@@ -107,17 +115,17 @@ class CarvingMemory:
         alive = tuple(s for s in self.sweeps_ns if s >= oldest_ns)[-max_sweeps:] if max_sweeps > 0 else ()
         if not alive:
             return CarvingMemory(stamp_ns)
-        returns = self.returns.select(self.returns.sweep_ns >= alive[0])
         beams = self.beams.select(self.beams.sweep_ns >= alive[0])
         return CarvingMemory(
             stamp_ns,
             alive,
-            Returns(transform_points(ego_from_prev_ego, returns.points), returns.ground, returns.sweep_ns),
+            self.returns.since(alive[0]).moved(ego_from_prev_ego),
             Beams(
                 transform_points(ego_from_prev_ego, beams.origins),
                 transform_points(ego_from_prev_ego, beams.ends),
                 beams.sweep_ns,
             ),
+            self.dropped.since(alive[0]).moved(ego_from_prev_ego),
         )
 
 
