@@ -182,5 +182,9 @@ def _run_replay(arguments: argparse.Namespace) -> int:
 def _parameters(arguments: argparse.Namespace) -> Parameters:
     """Those of the file, with what the command line says of the model."""
     parameters = Parameters.from_file(arguments.params) if arguments.params else Parameters()
-    given = {name: getattr(arguments, name) for name in ("model", "weights", "device")}
-    return replace(parameters, **{name: str(value) for name, value in given.items() if value is not None})
+    return replace(
+        parameters,
+        model=arguments.model or parameters.model,
+        weights=str(arguments.weights or parameters.weights),
+        device=arguments.device or parameters.device,
+    )
