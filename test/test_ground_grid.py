@@ -25,8 +25,9 @@ def grid_of(voxels, ontology=OCC3D, background=FREE):
     return Occupancy(0, ModelInfo("m", ontology, GRID), semantics, visibility)
 
 
-def cell_of(voxels, **kwargs):
-    cells = ground_grid(grid_of({(1, 1, z): value for z, value in voxels.items()}, **kwargs), *BAND)
+def cell_of(voxels, require_ground=True, **kwargs):
+    occupancy = grid_of({(1, 1, z): value for z, value in voxels.items()}, **kwargs)
+    cells = ground_grid(occupancy, *BAND, require_ground)
     assert cells.dtype == np.int8
     assert cells.shape == (3, 2)
     return cells[1, 1]
@@ -47,24 +48,37 @@ def test_band_covers_every_layer_it_touches():
 @pytest.mark.parametrize(
     ("voxels", "expected"),
     [
-        ({}, 0),
+        ({BELOW: ROAD}, 0),
+        ({BELOW: CAR}, 0),  # flat on the road
         ({IN_BAND: CAR}, 100),
         ({LAST_IN_BAND: CAR}, 100),
-        ({ABOVE: CAR}, 0),  # a bridge one fits under
-        ({BELOW: CAR}, 0),  # flat on the road
-        ({BELOW: ROAD}, 0),
+        ({BELOW: ROAD, ABOVE: CAR}, 0),  # a bridge one fits under
         ({IN_BAND: TERRAIN}, 0),  # a slope
         ({IN_BAND: TERRAIN, IN_BAND + 1: CAR}, 100),
-        ({IN_BAND: UNKNOWN}, -1),
-        ({LAST_IN_BAND: UNKNOWN}, -1),
-        ({ABOVE: UNKNOWN, BELOW: UNKNOWN}, 0),
+        ({BELOW: ROAD, IN_BAND: UNKNOWN}, -1),
+        ({BELOW: ROAD, LAST_IN_BAND: UNKNOWN}, -1),
+        ({BELOW: ROAD, ABOVE: UNKNOWN, BELOW - 1: UNKNOWN}, 0),
         ({IN_BAND: CAR, LAST_IN_BAND: UNKNOWN}, 100),
-        ({IN_BAND: UNKNOWN, IN_BAND + 1: TERRAIN}, 0),  # inside the ground
+        ({IN_BAND: TERRAIN, BELOW: UNKNOWN}, 0),  # inside the ground
         ({IN_BAND: TERRAIN, IN_BAND + 1: UNKNOWN}, -1),  # hidden above it
     ],
 )
 def test_cells(voxels, expected):
     assert cell_of(voxels) == expected
+
+
+def test_ground_high_up_makes_nothing_below_it_known():
+    below = dict.fromkeys(range(LAST_IN_BAND), UNKNOWN)
+    assert cell_of({LAST_IN_BAND: ROAD, **below}) == -1
+    assert cell_of({LAST_IN_BAND: ROAD, **below}, require_ground=False) == -1
+    assert cell_of({LAST_IN_BAND: ROAD, BELOW: ROAD}) == -1  # a vehicle would hit it, if it is there
+
+
+@pytest.mark.parametrize("under", [{}, {0: ROAD}, {BELOW: UNKNOWN, BELOW - 1: UNKNOWN, 0: UNKNOWN}])
+def test_nothing_to_stand_on_is_not_free(under):
+    """Stairs, the edge of a dock: the band is empty, but nobody saw ground there, or saw it far below."""
+    assert cell_of(under) == -1
+    assert cell_of(under, require_ground=False) == 0
 
 
 def test_nothing_seen_is_nothing_known():
@@ -76,14 +90,20 @@ def test_ground_is_known_by_name_in_every_label_set():
     assert cell_of({IN_BAND: GEOMETRY.id_of("occupied")}, ontology=GEOMETRY) == 100
 
 
-def test_never_free_where_a_voxel_of_the_band_is_unknown_and_not_under_ground():
+def test_never_free_without_ground_and_a_known_band_above_it():
     random = np.random.default_rng(0)
+    free = 0
     for _ in range(50):
         semantics = random.choice([FREE, UNKNOWN, CAR, ROAD], GRID.size, p=[0.8, 0.1, 0.05, 0.05]).astype(np.uint8)
-        occupancy = grid_of(dict(np.ndenumerate(semantics)))
-        cells = ground_grid(occupancy, *BAND)
+        cells = ground_grid(grid_of(dict(np.ndenumerate(semantics))), *BAND)
         for x, y in np.ndindex(cells.shape):
-            column = semantics[x, y, IN_BAND : LAST_IN_BAND + 1].tolist()
-            top = max((z for z, value in enumerate(column) if value == ROAD), default=-1)
-            expected = 100 if CAR in column else -1 if UNKNOWN in column[top + 1 :] else 0
+            column = semantics[x, y].tolist()
+            band, reach = column[IN_BAND : LAST_IN_BAND + 1], column[1 : IN_BAND + 1]  # reach: -0.6 .. 0.6 m
+            if CAR in band:
+                expected = 100
+            else:
+                above = band[1:] if band[0] == ROAD else band
+                expected = 0 if set(above) <= {FREE} and {CAR, ROAD} & set(reach) else -1
+            free += expected == 0
             assert cells[x, y] == expected
+    assert free > 10
