@@ -26,7 +26,7 @@ def save_occupancy(path: Path, occupancy: Occupancy) -> None:
         DatasetError: it cannot be written.
     """
     info, grid = occupancy.info, occupancy.grid
-    arrays: dict[str, np.ndarray] = {
+    arrays: dict[str, Any] = {
         name: getattr(occupancy, name)
         for name in ("semantics", "visibility", "confidence", "flow", "instances", "prediction")
         if getattr(occupancy, name) is not None
