@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from occ_perception.deskew import deskew, sweep_span
 from occ_perception.errors import AfterLastError, ConfigurationError, OccPerceptionError, TransformError
 from occ_perception.frame import CameraImage, Frame, LidarSweep, PreparedImage
 from occ_perception.geometry import CameraRig, PinholeCamera, TransformTree
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _MOUNT_TOLERANCE = 1e-6
 """Mountings that differ less (metres, rotation matrix entries) are the same: they may come re-computed over /tf."""
+
+_SWEEP_ENDS = ("start", "end")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class AssemblerConfig:
         tf_timeout_s: how long a set waits for transforms that are late.
         tf_stale_s: transforms this much older than a set have stopped; they are not waited for.
         tf_jump_back_s: a transform this much older than the newest of its frame means that time went back.
+        lidar_compensated: sweeps come motion compensated to their stamp; if not, they are compensated here.
     """
 
     base_frame: str = "base_link"
@@ -44,6 +48,7 @@ class AssemblerConfig:
     tf_timeout_s: float = 0.1
     tf_stale_s: float = 1.0
     tf_jump_back_s: float = 0.5
+    lidar_compensated: bool = True
 
     def __post_init__(self) -> None:
         if not self.base_frame or not self.fixed_frame or self.base_frame == self.fixed_frame:
@@ -61,7 +66,7 @@ class LidarPoints:
     Attributes:
         points: float32 [N, >= 3], x, y, z (metres, LiDAR frame) and optionally intensity.
         frame_id: the LiDAR's frame.
-        offsets_s: float32 [N] time of each point relative to the stamp, if the driver tells.
+        offsets_s: float32 [N] time of each point relative to the stamp, if the driver tells: before it or after it.
     """
 
     points: np.ndarray
@@ -202,7 +207,7 @@ class Assembler:
         """
         with self._lock:
             stamps = {sensor: arrival.stamp_ns for sensor, arrival in synced.arrivals.items()}
-            poses, late, notes = self._poses({"": synced.stamp_ns, **stamps})
+            poses, late, notes = self._poses({"": synced.stamp_ns, **stamps, **self._sweep_ends(synced)})
             if late and not give_up:
                 return Late(late)
             self._update_rig(stamps)
@@ -222,8 +227,8 @@ class Assembler:
                     raise measured
                 if isinstance(measured, LidarPoints):
                     mount = self._lidar_mount_of(measured.frame_id, arrival.stamp_ns)
-                    sweep = (arrival.stamp_ns, measured.points, mount, poses[sensor], measured.offsets_s)
-                    lidar = (LidarSweep(*sweep),)
+                    sweep = LidarSweep(arrival.stamp_ns, measured.points, mount, poses[sensor], measured.offsets_s)
+                    lidar = (self._compensated(sweep, sensor, poses, notes),)
                 elif sensor in self._rig:
                     images[sensor] = replace(measured, odom_from_ego=poses[sensor])
                 else:
@@ -231,6 +236,37 @@ class Assembler:
             except OccPerceptionError as error:
                 notes.append(f"{sensor} left out: {error}")
         return images, lidar
+
+    def _compensated(
+        self, sweep: LidarSweep, sensor: str, poses: Mapping[str, np.ndarray | None], notes: list[str]
+    ) -> LidarSweep:
+        """The sweep as if measured at its stamp, or as it came with a note if that cannot be done."""
+        if self.config.lidar_compensated:
+            # Points of a compensated sweep are believed to have times only if its stamp is its end.
+            ends_at_stamp = sweep.offsets_s is not None and (sweep.offsets_s <= 0).all()
+            return sweep if ends_at_stamp else replace(sweep, offsets_s=None)
+        if sweep.offsets_s is None:
+            notes.append(
+                f"{sensor}: sweep is not motion compensated and has no point times: "
+                "obstacles may be off by up to speed x sweep time"
+            )
+            return sweep
+        first, last = (poses.get(f"{sensor} ({end} of sweep)") for end in _SWEEP_ENDS)
+        if sweep.odom_from_ego is None or first is None or last is None:
+            notes.append(f"{sensor}: sweep is not motion compensated: no poses of the vehicle at its start and end")
+            return sweep
+        return deskew(sweep, first, last)
+
+    def _sweep_ends(self, synced: SyncedSet[Measurement]) -> dict[str, int]:
+        """Stamps between which sweeps were measured that are to be compensated."""
+        ends: dict[str, int] = {}
+        for sensor, arrival in synced.arrivals.items():
+            measured = arrival.payload
+            if self.config.lidar_compensated or not isinstance(measured, LidarPoints) or measured.offsets_s is None:
+                continue
+            for end, offset_s in zip(_SWEEP_ENDS, sweep_span(measured.offsets_s), strict=True):
+                ends[f"{sensor} ({end} of sweep)"] = arrival.stamp_ns + round(offset_s * 1e9)
+        return ends
 
     def _poses(self, stamps: Mapping[str, int]) -> tuple[dict[str, np.ndarray | None], str, list[str]]:
         """Poses of the vehicle by sensor ("": the set's own), what is late, and what to note."""

@@ -164,7 +164,8 @@ def _run_replay(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
     )
     device = resolve_device(parameters.device)
-    model = create_model(parameters.model, parameters.weights or None, device, parameters.allow_untrained)
+    weights = parameters.weights or None
+    model = create_model(parameters.model, weights, device, parameters.allow_untrained, parameters.carving())
     logger.info("%s, weights %s, trained on: %s", model.info.name, model.info.weights, model.info.trained_on or "-")
     session = Session(model, device, parameters.session())
     failed = damaged = 0

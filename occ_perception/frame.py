@@ -47,15 +47,15 @@ class PreparedImage:
 
 @dataclass(frozen=True)
 class LidarSweep:
-    """One LiDAR sweep, already motion compensated to its stamp (as nuScenes and most drivers deliver).
+    """One LiDAR sweep, already motion compensated to its stamp (nuScenes is; raw drivers: see `deskew`).
 
     Attributes:
         stamp_ns: stamp the points refer to, nanoseconds.
         points: float32 [N, >= 3], x, y, z (metres, LiDAR frame) and optionally intensity.
         ego_from_lidar: mounting pose, float64 [4, 4].
         odom_from_ego: pose of the vehicle at the sweep's stamp, float64 [4, 4]; None if not known.
-        offsets_s: float32 [N] time of each point relative to the stamp (<= 0), when the driver gives it; then the
-            beam's origin moved with the vehicle and carving accounts for it.
+        offsets_s: float32 [N] time at which each point was measured, relative to the stamp (negative: before it), when
+            the driver gives it; then the beam's origin moved with the vehicle and carving accounts for it.
     """
 
     stamp_ns: int

@@ -16,7 +16,8 @@ from occ_perception.data.sensor_messages import image_from_message
 from occ_perception.errors import OccPerceptionError
 from occ_perception.frame import CameraImage
 
-_TIME_FIELDS = ("time_offset", "time")
+_TIME_FIELDS = (("time_offset", "f", 1.0), ("time", "f", 1.0), ("t", "iu", 1e-9))
+"""Name, kinds of numbers, and unit in seconds."""
 _LONGEST_SWEEP_S = 0.5
 
 
@@ -42,12 +43,13 @@ def lidar_measurement(message: Any) -> Measurement:
 def _time_offsets(cloud: np.ndarray) -> np.ndarray | None:
     """Time of each point relative to the stamp, seconds, float32 [N], from a field that can only mean that.
 
-    Drivers disagree on what a time field counts from; one is believed only if it is floating point and within one
-    sweep before the stamp, the end of the sweep to which the points are compensated.
+    Drivers disagree on what a time field counts from; one is believed only if all of it is within half a second of the
+    stamp: seconds in floating point (``time_offset``, ``time``), or Ouster's ``t`` in integer nanoseconds.
     """
-    for name in _TIME_FIELDS:
-        if name in (cloud.dtype.names or ()) and cloud.dtype[name].kind == "f" and len(cloud):
-            offsets = cloud[name].astype(np.float32)
-            if np.all((offsets >= -_LONGEST_SWEEP_S) & (offsets <= 0)) and offsets.min() < 0:
+    names = cloud.dtype.names or ()
+    for name, kind, unit_s in _TIME_FIELDS:
+        if name in names and cloud.dtype[name].kind in kind and len(cloud):
+            offsets = (cloud[name] * np.float64(unit_s)).astype(np.float32)
+            if np.all(np.abs(offsets) <= _LONGEST_SWEEP_S) and np.any(offsets != 0):
                 return offsets
     return None

@@ -17,6 +17,7 @@ import yaml
 
 from occ_perception.assembler import AssemblerConfig
 from occ_perception.errors import ConfigurationError
+from occ_perception.models.lidar_carving_config import LidarCarvingConfig, OwnVehicle
 from occ_perception.session import SessionSettings
 from occ_perception.synchroniser import SyncConfig
 
@@ -43,6 +44,13 @@ class Parameters:
         image_topics: topics of the images, in the order of ``cameras``; empty = found by name.
         camera_info_topics: topics of the calibrations, in the order of ``cameras``; empty = found by name.
         lidar: topic or namespace of the LiDAR; auto = the likeliest, none = no LiDAR.
+        lidar_compensated: sweeps are motion compensated: yes; no = do it here, by point times; auto = yes, unchecked.
+        lidar_min_range: returns nearer to the LiDAR are not believed; their voxels stay unknown.
+        own_vehicle_rear: rear end (x) of the box that lidar-carving takes for the vehicle; nothing in it is ever free.
+        own_vehicle_front: front end of it.
+        own_vehicle_half_width: half its width; 0 = no box.
+        own_vehicle_top: upper end of it.
+        ground_height: of the ground that the vehicle stands on, in the base frame.
         calibration_file: YAML with intrinsics and mountings, instead of CameraInfo and transforms.
         rectified: whether images are rectified: always, never, or auto = as their topics' names say.
         discovery_time: how long to look for topics before starting with those that are there.
@@ -77,6 +85,13 @@ class Parameters:
     image_topics: tuple[str, ...] = ()
     camera_info_topics: tuple[str, ...] = ()
     lidar: str = AUTO
+    lidar_compensated: str = AUTO
+    lidar_min_range: float = 1.0
+    own_vehicle_rear: float = -1.1
+    own_vehicle_front: float = 4.1
+    own_vehicle_half_width: float = 1.1
+    own_vehicle_top: float = 2.1
+    ground_height: float = 0.0
     calibration_file: str = ""
     rectified: str = AUTO
     discovery_time: float = 5.0
@@ -102,6 +117,7 @@ class Parameters:
     def __post_init__(self) -> None:
         _check_choice("encoding", self.encoding, ("sparse", "dense"))
         _check_choice("rectified", self.rectified, (AUTO, "always", "never"))
+        _check_choice("lidar_compensated", self.lidar_compensated, (AUTO, "yes", "no"))
         for name in ("tolerance", "deadline", "silent_after", "max_gap", "max_speed", "diagnostics_period"):
             _check_at_least(name, getattr(self, name), 1e-3)
         for name in ("tf_timeout", "discovery_time", "retry_after", "min_cameras", "torch_threads"):
@@ -120,6 +136,7 @@ class Parameters:
                     f"{name}: expected one topic for each of the cameras {list(self.camera_names)}, got {list(topics)}"
                 )
         self.assembly()
+        self.carving()
 
     @property
     def camera_names(self) -> tuple[str, ...]:
@@ -168,7 +185,15 @@ class Parameters:
             fixed_frame=self.fixed_frame,
             fallback_fixed_frame=self.fallback_fixed_frame,
             tf_timeout_s=self.tf_timeout,
+            lidar_compensated=self.lidar_compensated != "no",
         )
+
+    def carving(self) -> LidarCarvingConfig:
+        """Settings of lidar-carving."""
+        box = OwnVehicle(
+            self.own_vehicle_rear, self.own_vehicle_front, self.own_vehicle_half_width, self.own_vehicle_top
+        )
+        return LidarCarvingConfig(own_vehicle=box, min_range=self.lidar_min_range, ground_height=self.ground_height)
 
     def session(self) -> SessionSettings:
         """Rules of the session."""
@@ -190,6 +215,8 @@ class Parameters:
                 offsets |= {str(k): _checked(f"offsets.{k}", v, 0.0) for k, v in value.items()}
             elif name.startswith("offsets."):
                 offsets[name.removeprefix("offsets.")] = _checked(name, value, 0.0)
+            elif name == "lidar_compensated" and isinstance(value, bool):  # what YAML makes of yes and no
+                checked[name] = "yes" if value else "no"
             elif name in fields and name != "offsets":
                 checked[name] = _checked(name, value, fields[name].default)
             else:

@@ -8,6 +8,8 @@ from conftest import REPOSITORY
 
 from occ_perception.calibration import load_calibration
 from occ_perception.errors import ConfigurationError
+from occ_perception.models import create_model
+from occ_perception.models.lidar_carving_config import LidarCarvingConfig, OwnVehicle
 from occ_perception.parameters import Parameters
 
 CONFIG = REPOSITORY / "config"
@@ -59,12 +61,37 @@ def test_own_section_wins_and_other_nodes_are_ignored(tmp_path):
         ({"deadline": float("nan")}, "deadline: expected at least 0.001"),
         ({"ground_grid_min_height": 3.0}, "ground_grid_min_height must be below"),
         ({"base_frame": "odom"}, "two different frames"),
+        ({"lidar_compensated": "maybe"}, "lidar_compensated: expected one of auto, yes, no, got 'maybe'"),
+        ({"lidar_min_range": -1.0}, "0 <= min_range < max_range, got -1"),
+        ({"own_vehicle_front": -2.0}, "own vehicle: expected finite numbers, rear <= front"),
+        ({"own_vehicle_half_width": float("nan")}, "expected (a )?finite number"),
+        ({"ground_height": float("inf")}, "expected a finite (number|ground_height)"),
         ({"image_topics": ["/a"]}, "expected one topic for each of the cameras"),
     ],
 )
 def test_wrong_names_and_values_are_refused(values, message):
     with pytest.raises(ConfigurationError, match=message):
         Parameters.from_mapping(values)
+
+
+def test_carving_gets_the_footprint_and_defaults_are_its_own():
+    assert Parameters().carving() == LidarCarvingConfig()
+    values = {"rear": -0.3, "front": 0.5, "half_width": 0.25, "top": 0.6}
+    parameters = Parameters.from_mapping(
+        {f"own_vehicle_{name}": value for name, value in values.items()}
+        | {"ground_height": -0.1, "lidar_min_range": 0.2}
+    )
+    expected = LidarCarvingConfig(own_vehicle=OwnVehicle(**values), ground_height=-0.1, min_range=0.2)
+    assert create_model("lidar-carving", carving=parameters.carving()).config == expected
+
+
+def test_yes_and_no_are_what_yaml_makes_of_them(tmp_path):
+    file = tmp_path / "raw.yaml"
+    file.write_text("lidar_compensated: no\n")
+    parameters = Parameters.from_file(file)
+    assert parameters.lidar_compensated == "no"
+    assert not parameters.assembly().lidar_compensated
+    assert Parameters().assembly().lidar_compensated
 
 
 def test_values_are_taken_in_the_forms_ros_has():

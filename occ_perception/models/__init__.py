@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from occ_perception.errors import ConfigurationError
 from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput, PerceptionModel
+
+if TYPE_CHECKING:
+    from occ_perception.models.lidar_carving_config import LidarCarvingConfig
 
 __all__ = ["ImageSpec", "ModelInput", "ModelOutput", "PerceptionModel", "create_model", "model_names", "resolve_device"]
 
@@ -39,7 +43,11 @@ def resolve_device(device: str) -> torch.device:
 
 
 def create_model(
-    name: str, weights: str | Path | None = None, device: torch.device | str = "cpu", allow_untrained: bool = False
+    name: str,
+    weights: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    allow_untrained: bool = False,
+    carving: LidarCarvingConfig | None = None,
 ) -> PerceptionModel:
     """Build a model ready for a `Session`.
 
@@ -49,6 +57,8 @@ def create_model(
         device: where it runs.
         allow_untrained: build a network with random weights (tests and speed measurements only); everything it
             says is marked as untrained.
+        carving: settings of lidar-carving, the own vehicle's box above all; None: the defaults (a nuScenes car).  The
+            other models do not look at it.
 
     Raises:
         ConfigurationError: unknown name (the message lists the names), or weights missing where they are needed.
@@ -62,7 +72,7 @@ def create_model(
 
         if weights:
             raise ConfigurationError(f"model {name} takes no weights, got {weights}")
-        return LidarCarving()
+        return LidarCarving(carving)
     from occ_perception.models.alocc_adapter import create_alocc
 
     if not weights and not allow_untrained:

@@ -100,7 +100,7 @@ class PerceptionNode(Node):
 
     def _make_session(self, name: str, weights: str | None) -> Session:
         device = resolve_device(self.settings.device)
-        model = create_model(name, weights, device, self.settings.allow_untrained)
+        model = create_model(name, weights, device, self.settings.allow_untrained, self.settings.carving())
         return Session(model, device, self.settings.session())
 
     def _load_calibration(self) -> Calibration:
