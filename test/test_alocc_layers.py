@@ -20,6 +20,7 @@ from occ_perception.layers.residual_blocks import ResidualStages
 from occ_perception.layers.stage_monitor import FiniteMonitor, ignore_stages
 from occ_perception.layers.voxel_neck import BevNeck, HeightExpansion, VolumeNeck, scores_from_columns
 from occ_perception.ops.frustum import frustum
+from occ_perception.ops.fused_conv import conv_relu
 from occ_perception.ops.grid_warp import metres_from_index, warp_taps
 
 
@@ -224,3 +225,20 @@ def test_finite_monitor_names_the_first_bad_stage():
         monitor(name, torch.tensor([value, 2.0]))
     with pytest.raises(NumericsError, match="'bad'"):
         monitor.raise_if_not_finite()
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("added", [False, True])
+def test_the_fused_convolution_equals_its_parts(dimensions, added):
+    torch.manual_seed(0)
+    kind = (nn.Conv2d, nn.Conv3d)[dimensions - 2]
+    conv = kind(6, 8, 3, stride=2, padding=1, bias=False)
+    x = torch.randn(2, 6, *(12, 10, 8)[:dimensions])
+    with torch.inference_mode():
+        y = conv(x)
+        identity = torch.randn_like(y) if added else None
+        expected = torch.relu(y + identity if added else y)
+        kept = x.clone()
+        result = conv_relu(conv, nn.Identity(), x, identity)
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(x, kept)

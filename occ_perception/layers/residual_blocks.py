@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from occ_perception.ops.fused_conv import conv_relu
 
 
 class ResidualBlock2d(nn.Module):
@@ -25,8 +26,8 @@ class ResidualBlock2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(x)).add_(identity), inplace=True)
+        x = conv_relu(self.conv1, self.bn1, x)
+        return conv_relu(self.conv2, self.bn2, x, identity)
 
 
 class ConvNorm3d(nn.Module):
@@ -58,8 +59,8 @@ class ResidualBlock3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.conv1(x), inplace=True)
-        return F.relu(self.conv2(x).add_(identity), inplace=True)
+        x = conv_relu(self.conv1.conv, self.conv1.bn, x)
+        return conv_relu(self.conv2.conv, self.conv2.bn, x, identity)
 
 
 class ResidualStages(nn.Module):

@@ -1,7 +1,12 @@
 """ResNet-50 image backbone (He et al. 2016), stride in the 3x3 convolution, torchvision parameter names."""
 
+from __future__ import annotations
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from occ_perception.ops.fused_conv import conv_relu, runs_on_cpu_inference
 
 
 class Bottleneck(nn.Module):
@@ -26,9 +31,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
-        return F.relu(self.bn3(self.conv3(x)).add_(identity), inplace=True)
+        x = conv_relu(self.conv1, self.bn1, x)
+        x = conv_relu(self.conv2, self.bn2, x)
+        return conv_relu(self.conv3, self.bn3, x, identity)
 
 
 class ResNet50(nn.Module):
@@ -45,13 +50,27 @@ class ResNet50(nn.Module):
 
     def stereo_features(self, images: Tensor) -> Tensor:
         """C2 alone, [N, 256, H/4, W/4]: the matching features of the stereo cost volume."""
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        x = conv_relu(self.conv1, self.bn1, images)
         return self.layer1(F.max_pool2d(x, 3, stride=2, padding=1))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        c2 = self.stereo_features(images)
-        c4 = self.layer3(self.layer2(c2))
+    def forward(self, images: Tensor, stereo: bool = True) -> tuple[Tensor | None, Tensor, Tensor]:
+        """C2 is None unless ``stereo``."""
+        c2, c3 = self._fine_features(images, stereo)
+        c4 = self.layer3(c3)
         return c2, c4, self.layer4(c4)
+
+    def _fine_features(self, images: Tensor, stereo: bool) -> tuple[Tensor | None, Tensor]:
+        """C2 and C3; on a CPU image by image: the large maps of one stay in the cache and reuse one piece of memory."""
+        if not runs_on_cpu_inference(images):
+            c2 = self.stereo_features(images)
+            return c2 if stereo else None, self.layer2(c2)
+        c2s, c3s = [], []
+        for image in images.split(1):
+            c2 = self.stereo_features(image)
+            c3s.append(self.layer2(c2))
+            if stereo:
+                c2s.append(c2)
+        return torch.cat(c2s) if stereo else None, torch.cat(c3s)
 
 
 def _stage(in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:

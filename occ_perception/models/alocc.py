@@ -133,14 +133,13 @@ class ALOcc(nn.Module):
 
     def image_features(self, images: Tensor, observe: StageObserver) -> tuple[Tensor, Tensor | None]:
         """Images [B, N, 3, H, W] -> neck map [B * N, 256, h, w] and, for stereo variants, C2 [B, N, 256, H/4, W/4]."""
-        stages = self.img_backbone(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        for index, stage in enumerate(stages if self.config.stereo else stages[1:]):
+        flat = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        c2, c4, c5 = self.img_backbone(flat, self.config.stereo)
+        for index, stage in enumerate((c4, c5) if c2 is None else (c2, c4, c5)):
             observe(f"backbone{index}", stage)
-        features = self.img_neck(*stages[1:])
+        features = self.img_neck(c4, c5)
         observe("neck0", features)
-        if not self.config.stereo:
-            return features, None
-        return features, stages[0].detach().unflatten(0, images.shape[:2])
+        return features, None if c2 is None else c2.detach().unflatten(0, images.shape[:2])
 
     @torch.no_grad()
     def match_previous_images(

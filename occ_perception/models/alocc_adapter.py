@@ -226,10 +226,10 @@ class ALOccModel:
         # QUIRK (section 12): SurroundOcc has no class 0, its argmax starts at 1.
         skipped = 1 if config.label_set == "surroundocc" else 0
         # QUIRK (section 8): float32 sigmoid saturates above 16.6; ties go to the lowest class.
-        scores = torch.sigmoid(output.logits[0, 1 + skipped :].float().movedim(0, -1)).transpose(0, 1)
-        best = scores.argmax(dim=-1, keepdim=True)
-        confidence = scores.gather(-1, best).squeeze(-1)
-        classes = best.squeeze(-1) + skipped
+        # In place: nothing reads the logits after this.
+        scores = output.logits[0, 1 + skipped :].float().sigmoid_().movedim(0, -1).transpose(0, 1)
+        confidence, best = scores.max(dim=-1)
+        classes = best + skipped
         semantics = torch.where(classes == config.free_class, FREE, classes).to(torch.uint8)
         # Internally (v_y, v_x) on [Y, X, Z]; the authors publish float16.
         flow = None if output.flow is None else output.flow[0].transpose(0, 1).flip(-1).half().float()
