@@ -7,7 +7,9 @@ camera without calibration is left out, a set without odometry goes out without 
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -23,6 +25,12 @@ logger = logging.getLogger(__name__)
 
 _MOUNT_TOLERANCE = 1e-6
 """Mountings that differ less (metres, rotation matrix entries) are the same: they may come re-computed over /tf."""
+_OLD_IN_A_ROW = 3
+_WARN_EVERY_S = 5.0
+
+_Vector = np.ndarray | list[float] | tuple[float, ...]
+_Transform = tuple[str, str, int, _Vector, _Vector]
+"""parent, child, stamp_ns, translation, quaternion_xyzw"""
 
 _SWEEP_ENDS = ("start", "end")
 
@@ -37,8 +45,10 @@ class AssemblerConfig:
         fallback_fixed_frame: used while nothing joins ``fixed_frame`` to the vehicle; "" = none, and that is the
             default because ``map`` jumps when localisation corrects itself.
         tf_timeout_s: how long a set waits for transforms that are late.
-        tf_stale_s: transforms this much older than a set have stopped; they are not waited for.
-        tf_jump_back_s: a transform this much older than the newest of its frame means that time went back.
+        tf_stale_s: transforms this much older than a set have stopped; they are not waited for, and a sensor whose
+            mounting comes over /tf is left out.
+        tf_jump_back_s: a transform this much older than the newest of its frame is old; several in a row mean that
+            time went back.
         lidar_compensated: sweeps come motion compensated to their stamp; if not, they are compensated here.
     """
 
@@ -110,11 +120,14 @@ class Assembler:
         self._tree = tree or TransformTree()
         self._lock = threading.RLock()
         self._newest_tf: dict[str, int] = {}
+        self._old_tf: dict[str, list[_Transform]] = {}  # of each frame, the last ones in a row
+        self._warned_s = -math.inf
         self._calibrations: dict[str, tuple[PinholeCamera, str | None]] = {}
         self._mounts: dict[str, np.ndarray] = {}
         self._lidar_mount: np.ndarray | None = None
         self._rig = CameraRig()
         self._problems: dict[str, str] = {}
+        self._lidar_problems: dict[str, str] = {}
         self._outdated = True
 
     # -- what is known
@@ -134,7 +147,7 @@ class Assembler:
         quaternion_xyzw: np.ndarray | list[float] | tuple[float, ...],
         static: bool = False,
     ) -> None:
-        """Take ``parent_from_child`` at a stamp, as `TransformTree.set`; one that goes back in time clears the tree.
+        """Take ``parent_from_child`` at a stamp, as `TransformTree.set`; several that go back in time clear the tree.
 
         Raises:
             InvalidInputError: not a rigid transform, or it closes a cycle.
@@ -142,16 +155,43 @@ class Assembler:
         parent, child = parent.lstrip("/"), child.lstrip("/")  # ROS 1 habits live on in bags
         with self._lock:
             self._tree.set(parent, child, stamp_ns, translation, quaternion_xyzw, static)
-            newest = self._newest_tf.get(child, stamp_ns)
-            if not static and newest - stamp_ns > self.config.tf_jump_back_s * 1e9:
-                logger.warning("transforms of %s went back by %.3f s: starting anew", child, (newest - stamp_ns) * 1e-9)
-                self._tree.clear(keep_static=True)
-                self._newest_tf.clear()
-                self.tf_resets += 1
-                self._tree.set(parent, child, stamp_ns, translation, quaternion_xyzw)
-            if not static:
-                self._newest_tf[child] = max(self._newest_tf.get(child, stamp_ns), stamp_ns)
-            self._outdated |= static
+            if static:
+                self._outdated = True
+            else:
+                self._follow_time((parent, child, stamp_ns, translation, quaternion_xyzw))
+
+    def _follow_time(self, transform: _Transform) -> None:
+        """Notice that time went back: a frame's transforms are old several times in a row (one may just be late)."""
+        _, child, stamp_ns, _, _ = transform
+        newest_ns = self._newest_tf.setdefault(child, stamp_ns)
+        self._newest_tf[child] = max(newest_ns, stamp_ns)
+        if newest_ns - stamp_ns <= self.config.tf_jump_back_s * 1e9:
+            self._old_tf.pop(child, None)
+            return
+        old = self._old_tf.setdefault(child, [])
+        old.append(transform)
+        self._warn("transforms of %s are old by %.3f s", child, (newest_ns - stamp_ns) * 1e-9)
+        if len(old) >= _OLD_IN_A_ROW:
+            logger.warning("transforms of %s went back by %.3f s: starting anew", child, (newest_ns - stamp_ns) * 1e-9)
+            self._start_anew()
+
+    def _start_anew(self) -> None:
+        """Forget all transforms that move, but for those that showed that time went back."""
+        new_turn = [transform for transforms in self._old_tf.values() for transform in transforms]
+        self._tree.clear(keep_static=True)
+        self._newest_tf.clear()
+        self._old_tf.clear()
+        self.tf_resets += 1
+        for parent, child, stamp_ns, translation, quaternion_xyzw in new_turn:
+            self._tree.set(parent, child, stamp_ns, translation, quaternion_xyzw)
+            self._newest_tf[child] = max(self._newest_tf.get(child, stamp_ns), stamp_ns)
+
+    def _warn(self, text: str, *values: object) -> None:
+        """Warn, but not more often than a log can bear."""
+        now_s = time.monotonic()
+        if now_s - self._warned_s > _WARN_EVERY_S:
+            self._warned_s = now_s
+            logger.warning(text, *values)
 
     def set_camera(self, name: str, camera: PinholeCamera, frame_id: str | None) -> None:
         """Take a camera's calibration, new or changed.
@@ -184,11 +224,11 @@ class Assembler:
 
     @property
     def problems(self) -> Mapping[str, str]:
-        """Why cameras are not in the rig, by name."""
+        """Why cameras are not in the rig, and why the LiDAR was left out of the last set it was in, by name."""
         with self._lock:
             if self._outdated:
                 self._update_rig({})
-            return dict(self._problems)
+            return {**self._problems, **self._lidar_problems}
 
     def odometry_state(self, stamp_ns: int) -> str:
         """Why the vehicle's pose at a stamp is not known; "" if it is."""
@@ -210,10 +250,10 @@ class Assembler:
             poses, late, notes = self._poses({"": synced.stamp_ns, **stamps, **self._sweep_ends(synced)})
             if late and not give_up:
                 return Late(late)
-            self._update_rig(stamps)
+            self._update_rig({**dict.fromkeys(self._cameras, synced.stamp_ns), **stamps})
             notes += [f"{sensor}: no message ({why.value})" for sensor, why in synced.missing.items()]
             images, lidar = self._measurements(synced, poses, notes)
-            return Frame(synced.stamp_ns, self._rig, images, lidar, poses[""], tuple(notes))
+            return Frame(synced.stamp_ns, self._rig, images, lidar, poses[""], tuple(notes), self._fixed_frame())
 
     def _measurements(
         self, synced: SyncedSet[Measurement], poses: Mapping[str, np.ndarray | None], notes: list[str]
@@ -226,6 +266,7 @@ class Assembler:
                 if isinstance(measured, OccPerceptionError):
                     raise measured
                 if isinstance(measured, LidarPoints):
+                    self._lidar_problems.pop(sensor, None)
                     mount = self._lidar_mount_of(measured.frame_id, arrival.stamp_ns)
                     sweep = LidarSweep(arrival.stamp_ns, measured.points, mount, poses[sensor], measured.offsets_s)
                     lidar = (self._compensated(sweep, sensor, poses, notes),)
@@ -235,6 +276,8 @@ class Assembler:
                     notes.append(f"{sensor} left out: {self._problems.get(sensor, 'not a configured camera')}")
             except OccPerceptionError as error:
                 notes.append(f"{sensor} left out: {error}")
+                if isinstance(measured, LidarPoints):
+                    self._lidar_problems[sensor] = f"left out: {error}"
         return images, lidar
 
     def _compensated(
@@ -326,10 +369,17 @@ class Assembler:
             self._rig = CameraRig(cameras)
 
     def _mount(self, frame_id: str, stamp_ns: int | None) -> np.ndarray:
-        """``ego_from_sensor``; if it comes over /tf, at the stamp or as near to it as is known."""
+        """``ego_from_sensor``; if it comes over /tf, at the stamp or as near to it as is known.
+
+        Raises:
+            TransformError: it is not known, or has stopped coming over /tf.
+        """
         coverage = self._tree.coverage(self.config.base_frame, frame_id)
         if coverage is not None:
             first_ns, last_ns = coverage
+            age_s = 0.0 if stamp_ns is None else (stamp_ns - last_ns) * 1e-9
+            if age_s > self.config.tf_stale_s:
+                raise AfterLastError(f"{self.config.base_frame} <- {frame_id}: stopped coming {age_s:.3f} s before")
             stamp_ns = last_ns if stamp_ns is None else min(max(stamp_ns, first_ns), last_ns)
         return self._tree.lookup(self.config.base_frame, frame_id, stamp_ns or 0)
 

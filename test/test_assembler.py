@@ -201,11 +201,43 @@ def test_mounting_over_tf_is_used_and_steady():
             made.add_transform("base_link", name, stamp, (1.1, 0.2, 1.5), turned)
     rigs = {made.assemble(full_set(START + k * 13 * MS)).rig.fingerprint for k in range(20)}
     assert len(rigs) == 1
-    far_past_the_last = made.assemble(full_set(START + 5 * SECOND), give_up=True)
-    assert far_past_the_last.rig.fingerprint in rigs
+    a_little_past_the_last = made.assemble(full_set(START + SECOND + 900 * MS), give_up=True)
+    assert a_little_past_the_last.rig.fingerprint in rigs
     for name in CAMERAS:
         made.add_transform("base_link", name, START + 6 * SECOND, (1.2, 0.2, 1.5), turned)
     assert made.assemble(full_set(START + 6 * SECOND), give_up=True).rig.fingerprint not in rigs
+
+
+def test_a_mounting_that_stopped_coming_is_not_used_for_ever():
+    """A pan-tilt head whose driver died: where its camera looks by now nobody knows."""
+    made = assembler(mounted=(), poses_until=START + 5 * SECOND)
+    for name in (*CAMERAS, "lidar_top"):
+        made.add_transform("base_link", name, START, (1, 0, 1), IDENTITY)
+    for k in range(10):
+        made.add_transform("base_link", "cam_front", START + k * 500 * MS, (1, 0, 1), IDENTITY)
+    frame = made.assemble(full_set(START + 900 * MS))
+    assert set(frame.images) == set(CAMERAS)
+    assert len(frame.lidar) == 1
+    only_front = a_set(START + 3 * SECOND, cam_front=(0, image()))
+    for synced in (full_set(START + 3 * SECOND), only_front, full_set(START + 3 * SECOND)):
+        frame = made.assemble(synced)
+        assert set(frame.images) == set(frame.rig) == {"cam_front"}
+        assert frame.lidar == ()
+        assert set(made.problems) == {"cam_back", "lidar_top"}
+    assert "cam_back left out: mounting not known: base_link <- cam_back: stopped coming 3.025 s before" in frame.notes
+    assert "lidar_top left out: base_link <- lidar_top: stopped coming 3.035 s before" in frame.notes
+    for name in ("cam_back", "lidar_top"):
+        made.add_transform("base_link", name, START + 4 * SECOND, (1, 0, 1), IDENTITY)
+    assert made.assemble(full_set(START + 4 * SECOND)).notes == ()
+    assert made.problems == {}
+
+
+def test_the_frame_says_what_its_poses_refer_to():
+    made = Assembler(AssemblerConfig(fallback_fixed_frame="map"), ("cam_front",))
+    add_poses(made, START - SECOND, START + SECOND, frame="map")
+    assert made.assemble(a_set(cam_front=(0, image()))).fixed_frame == "map"
+    add_poses(made, START + 2 * SECOND, START + 3 * SECOND, frame="odom")
+    assert made.assemble(a_set(START + 2 * SECOND, cam_front=(0, image()))).fixed_frame == "odom"
 
 
 def test_calibration_from_a_file_needs_no_transforms():
@@ -228,6 +260,26 @@ def test_transforms_that_go_back_start_anew():
     assert set(frame.rig) == set(CAMERAS)  # static transforms stay
     made.add_transform("odom", "base_link", START, (0, 0, 0), IDENTITY)  # a little out of order is no jump
     assert made.tf_resets == 1
+
+
+def test_a_single_late_transform_wipes_nothing(caplog):
+    made = assembler()
+    for k in range(20):
+        made.add_transform("odom", "base_link", START + k * MS, (99, 0, 0), IDENTITY)  # 0.98 s late
+        add_poses(made, START + SECOND + k * 20 * MS, START + SECOND + k * 20 * MS)
+    assert made.tf_resets == 0
+    assert made.assemble(full_set(START + 500 * MS)).odom_from_ego[0, 3] == pytest.approx(5.0)
+    assert len(caplog.records) == 1, "said, but not every time"
+
+
+def test_several_old_transforms_in_a_row_start_anew_and_are_kept():
+    made = assembler()
+    for k in range(3):
+        made.add_transform("odom", "base_link", START - SECOND + k * 20 * MS, (7, 0, 0), IDENTITY)
+    assert made.tf_resets == 1
+    frame = made.assemble(a_set(START - SECOND + 30 * MS, cam_front=(0, image())))
+    assert frame.odom_from_ego[0, 3] == pytest.approx(7)
+    assert made.assemble(a_set(START, cam_front=(0, image())), give_up=True).odom_from_ego is None
 
 
 def test_impossible_transforms_are_refused_and_change_nothing():
