@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,9 @@ from occ_perception.synchroniser import SyncConfig
 
 AUTO = "auto"
 NONE = "none"
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_MOST = 1e6  # of anything: days, or hundreds of kilometres; clocks and timers can still count it
 
 _SECTIONS = ("/**", "perception", "/perception")
 """Sections of a ROS parameter file that are meant for the node, least specific first."""
@@ -58,7 +63,7 @@ class Parameters:
         offsets: usual time of each sensor's stamps relative to a common reference, by sensor name.
         tolerance: greatest distance in time of a message from where it is expected.
         deadline: how long after the anchor's message a set waits for the others.
-        min_cameras: fewest cameras in a set.
+        min_cameras: fewest cameras in a set, counted after decoding, too.
         silent_after: a sensor that sent nothing for so long is not waited for.
         base_frame: frame of the vehicle; the grids are in it.
         fixed_frame: continuous frame of the world, for fusion over time.
@@ -69,6 +74,7 @@ class Parameters:
         encoding: of ~/voxels: sparse (occupied voxels only) or dense.
         ground_grid_min_height: lower end of the band of ~/ground_grid, above the vehicle's base frame.
         ground_grid_max_height: upper end of it; the height the vehicle needs.
+        ground_grid_require_ground: a cell of ~/ground_grid is free only if ground was seen under it.
         decode_threads: images decoded in parallel.
         torch_threads: threads of one network operation; 0 = PyTorch's choice.
         diagnostics_period: time between two /diagnostics messages.
@@ -110,6 +116,7 @@ class Parameters:
     encoding: str = "sparse"
     ground_grid_min_height: float = 0.2
     ground_grid_max_height: float = 2.0
+    ground_grid_require_ground: bool = True
     decode_threads: int = 2
     torch_threads: int = 0
     diagnostics_period: float = 1.0
@@ -118,6 +125,11 @@ class Parameters:
         _check_choice("encoding", self.encoding, ("sparse", "dense"))
         _check_choice("rectified", self.rectified, (AUTO, "always", "never"))
         _check_choice("lidar_compensated", self.lidar_compensated, (AUTO, "yes", "no"))
+        if not _DEVICE.fullmatch(self.device):
+            raise ConfigurationError(f"device: expected auto, cpu, cuda or cuda:N, got '{self.device}'")
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, int | float)}
+        for name, value in {**numbers, **{f"offsets.{k}": v for k, v in self.offsets.items()}}.items():
+            _check_reasonable(name, value)
         for name in ("tolerance", "deadline", "silent_after", "max_gap", "max_speed", "diagnostics_period"):
             _check_at_least(name, getattr(self, name), 1e-3)
         for name in ("tf_timeout", "discovery_time", "retry_after", "min_cameras", "torch_threads"):
@@ -245,6 +257,11 @@ class Parameters:
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ConfigurationError(f"{name}: expected one of {', '.join(choices)}, got '{value}'")
+
+
+def _check_reasonable(name: str, value: float) -> None:
+    if not math.isfinite(value) or abs(value) > _MOST:
+        raise ConfigurationError(f"{name}: expected a finite number, at most {_MOST:g}, got {value}")
 
 
 def _check_at_least(name: str, value: float, least: float) -> None:
