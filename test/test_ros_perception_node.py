@@ -18,6 +18,7 @@ from tf2_msgs.msg import TFMessage
 
 from occ_perception.data.synthetic_drive import encode_jpeg
 from occ_perception.data.topics import IMAGE, CameraTopics
+from occ_perception.msg import VoxelGrid as VoxelGridMessage
 from occ_perception.occupancy import Visibility
 from occ_perception.ontology import FREE, UNKNOWN
 from occ_perception.ros.discovery import SensorPlan
@@ -186,8 +187,87 @@ def test_missing_mounting_is_named():
         (grid,) = made.expect_grids(1)
         assert np.all(grid.semantics == UNKNOWN)
         assert not grid.lidar_used
-        _, _, values = made.status("model")
+        level, message, values = made.status("model")
         assert "lidar_top left out: frame 'lidar_top' is unknown" in values["notes"]
+        assert level == DiagnosticStatus.WARN
+        assert "100.0 % of the grid is unknown" in message
+        level, message, _ = made.status("sensor lidar_top")
+        assert level == DiagnosticStatus.ERROR
+        assert "left out: frame 'lidar_top' is unknown" in message
+
+
+def test_an_output_that_died_is_not_reported_as_well(carving):
+    for k in range(5):
+        carving.sweep(START + 100 * k * MS)
+        carving.expect_grids(k + 1)
+    level, message, values = carving.status("model")
+    assert level == DiagnosticStatus.OK, message
+    rate = float(values["rate (Hz)"])
+    carving.spin(seconds=1.3)
+    level, message, values = carving.status("model")
+    assert level == DiagnosticStatus.ERROR
+    assert message.startswith("no grid for 1.")
+    assert float(values["rate (Hz)"]) < rate / 2
+
+
+def test_a_grid_that_says_nothing_is_no_good_state(carving):
+    carving.sweep(START, np.full((50, 3), np.nan, np.float32))
+    carving.expect_grids(1)
+    level, message, _ = carving.status("model")
+    assert level == DiagnosticStatus.WARN
+    assert "unknown" in message or "no usable points" in message
+    carving.sweep(START + 100 * MS)
+    carving.expect_grids(2)
+    assert carving.status("model")[0] == DiagnosticStatus.OK
+
+
+def test_min_cameras_counts_images_that_could_be_decoded():
+    with bench(CameraModel(), min_cameras=2, fallback="false") as made:
+        made.calibrate()
+        made.drive()
+        made.image("cam_front", START)
+        made.image("cam_back", START + 10 * MS, JPEG[: len(JPEG) // 3])
+        topic = "sets dropped: too few usable images"
+        made.spin(lambda: made.node.monitor.counted().get(topic) == 1, "a dropped set")
+        assert made.grids == []
+        level, message, _ = made.status("model")
+        assert level == DiagnosticStatus.WARN
+        assert "expected 2 usable images, got 1 ['cam_front']: cam_back left out" in message
+        made.images(START + 100 * MS)
+        assert made.expect_grids(1)[0].cameras_used == ("cam_front", "cam_back")
+
+
+def test_images_that_can_never_be_decoded_end_in_the_fallback(cameras):
+    for k in range(2):
+        cameras.images(START + 100 * k * MS)
+        cameras.expect_grids(k + 1)
+    for k in range(2, 5):
+        for camera in ("cam_front", "cam_back"):
+            cameras.image(camera, START + 100 * k * MS, b"rubbish")
+        cameras.spin(seconds=0.1)
+    cameras.sweep(START + 400 * MS)
+    cameras.spin(lambda: cameras.grids[-1].info.name == "lidar-carving", "a grid of the fallback")
+
+
+def test_one_form_that_fails_does_not_keep_back_the_others(carving):
+    forms = carving.node._outputs._forms
+
+    def broken(occupancy):
+        raise ValueError("no")
+
+    forms.insert(0, (forms[0][0], broken))
+    carving.sweep(START)
+    carving.expect_grids(1)
+    assert carving.node.monitor.recent_problems()["publishing failed"] == "/perception/voxels: ValueError: no"
+    assert carving.status("model")[0] == DiagnosticStatus.WARN
+
+
+def test_the_lidar_has_its_name_on_the_wire(carving):
+    received = []
+    carving._driver.create_subscription(VoxelGridMessage, "/perception/voxels", received.append, 5)
+    carving.sweep(START)
+    carving.spin(lambda: received, "a grid")
+    assert list(received[0].lidars) == ["lidar_top"]
 
 
 def test_late_transforms_are_waited_for():
@@ -372,6 +452,24 @@ def test_sensors_are_found_in_the_graph():
         assert made.expect_grids(1)[0].cameras_used == ("cam_back", "cam_front")
 
 
+def test_what_fails_while_sensors_are_adopted_is_said_and_tried_again(monkeypatch):
+    with bench(plan=None) as made:
+        made._driver.create_publisher(PointCloud2, PLAN.lidar, 5)
+        adopt, tries = made.node.listen_to, []
+
+        def failing_first(plan):
+            tries.append(plan)
+            if len(tries) < 3:
+                raise RuntimeError("the middleware is not ready")
+            adopt(plan)
+
+        monkeypatch.setattr(made.node, "listen_to", failing_first)
+        made.spin(lambda: len(tries) == 1, "a first try")
+        assert "the middleware is not ready" in made.status("model")[1]
+        made.spin(lambda: made.node.plan.lidar, "a plan")
+        assert made.node.plan.lidar_name == "lidar_top"
+
+
 def test_raw_images_and_calibration_from_a_file(tmp_path):
     pixels = np.zeros((180, 320, 3), np.uint8)
     file = tmp_path / "calibration.yaml"
@@ -385,7 +483,8 @@ def test_raw_images_and_calibration_from_a_file(tmp_path):
             made.publish(Image, "/nose/image", message)
             made.spin(lambda n=k + 1: made.node.monitor.counted().get("images prepared") == n, "an image")
         made.expect_grids(2)
-        made.spin(lambda: made.node.monitor.counted().get("model failed") == 1, "a frame without any image")
+        dropped = "sets dropped: too few usable images"
+        made.spin(lambda: made.node.monitor.counted().get(dropped) == 1, "a frame without any image")
         level, message, _ = made.status("sensor nose")
         assert level == DiagnosticStatus.WARN
         assert "encoding 'bayer_rggb8' is not one of rgb8, bgr8" in message

@@ -195,6 +195,8 @@ def test_live_equals_offline(tmp_path):
         (["modle:=alocc-3d"], "unknown parameter 'modle' (did you mean 'model'?); the parameters are: model, "),
         (["tolerance:=wide"], "parameter tolerance: expected float, got str 'wide'"),
         (["model:=lidar-carving", "weights:=w.safetensors"], "lidar-carving takes no weights"),
+        (["ground_grid_min_height:=30.0", "ground_grid_max_height:=31.0"], "30.0..31.0 m lies outside the grid"),
+        (["diagnostics_period:=.inf"], "diagnostics_period: expected a finite number"),
         (["tolerance"], "Couldn't parse parameter override rule: '-p tolerance'"),
     ],
 )

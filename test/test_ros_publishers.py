@@ -93,7 +93,9 @@ def test_markers_delete_then_draw():
 
 
 def test_ground_grid_is_laid_out_as_ros_wants_it():
-    message = ground_grid_message(occupancy(), "base_link", 0.2, 1.0)
+    seen = occupancy()
+    seen.semantics[1:, :, 0] = OCC3D.id_of("driveable_surface")
+    message = ground_grid_message(seen, "base_link", 0.2, 1.0)
     assert (message.info.width, message.info.height) == GRID.size[:2]
     assert message.info.resolution == pytest.approx(0.5)
     assert (message.info.origin.position.x, message.info.origin.position.y) == (-2.0, -1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.qos import QoSProfile
 
 from occ_perception.ros.monitor import SensorRecord
-from occ_perception.synchroniser import Drop, Synchroniser
+from occ_perception.synchroniser import Synchroniser
 
 if TYPE_CHECKING:
     from occ_perception.ros.perception_node import PerceptionNode
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 OK, WARN, ERROR, STALE = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE)
 
 _RECENT_S = 5.0
-_HARMLESS = (Drop.SURPLUS,)
+_LITTLE_KNOWN = 0.005
+"""A grid with a smaller share of known voxels says nothing, however often it comes."""
+_NO_USABLE_POINTS = re.compile(r"\b0 of \d+ LiDAR points usable")
 
 
 class DiagnosticsPublisher:
@@ -47,9 +50,11 @@ def statuses(node: PerceptionNode) -> list[DiagnosticStatus]:
     problems = node.assembler.problems
     for camera in node.plan.camera_names:
         found.append(_sensor(node, camera, channel.synchroniser if channel else None, problems.get(camera, "")))
-    if node.plan.lidar:
+    if lidar := node.plan.lidar_name:
         lidar_channel = node.fallback_channel if channel is None or node.fallback_channel else channel
-        found.append(_sensor(node, node.plan.lidar_name, lidar_channel.synchroniser if lidar_channel else None, ""))
+        found.append(
+            _sensor(node, lidar, lidar_channel.synchroniser if lidar_channel else None, problems.get(lidar, ""))
+        )
     found += [_transforms(node, now_ns), _latency(node)]
     for status in found:
         status.name = f"{node.get_name()}: {status.name}"
@@ -65,7 +70,8 @@ def _status(name: str, level: bytes, message: str, values: Mapping[str, Any]) ->
 def _model(node: PerceptionNode) -> DiagnosticStatus:
     info, last = node.session.model.info, node.monitor.last
     counts, problems = node.monitor.counted(), node.monitor.recent_problems(_RECENT_S)
-    rate = node.monitor.sensor("output").rate_hz(time.monotonic())
+    now_s, output = time.monotonic(), node.monitor.sensor("output")
+    rate = output.rate_hz(now_s)
     values: dict[str, Any] = {
         "model": info.name,
         "weights": info.weights,
@@ -83,18 +89,38 @@ def _model(node: PerceptionNode) -> DiagnosticStatus:
             "past dropped because": last.temporal.reset or "-",
             "cameras used": ", ".join(last.cameras_used) or "-",
             "LiDAR used": last.lidar_used,
+            "voxels known (%)": f"{node.monitor.known * 100:.2f}",
             "notes": "; ".join(last.notes) or "-",
         }
-    level, message = OK, f"{rate:.1f} grids a second"
-    if last is None or rate == 0.0:
-        level, message = STALE, node.waiting_for or "no grid lately"
+    overdue_s = output.overdue_s(now_s, node.settings.silent_after)
+    level, message = _quality(node)
     if problems:
         level, message = WARN, "; ".join(f"{topic}: {text}" for topic, text in problems.items())
     if node.supervisor.reason:
         level, message = WARN, f"fallback to LiDAR carving: {node.supervisor.reason}"
     elif "model failed" in problems:
         level = ERROR
-    return _status("model", level, message, values)
+    if last is None and level == OK:
+        level, message = STALE, node.waiting_for or "no grid yet"
+    if overdue_s:
+        said = "" if level == OK else f"; {message}"
+        level, message = ERROR, f"no grid for {overdue_s:.1f} s{said}"
+    return _status("model", level, message or f"{rate:.1f} grids a second", values)
+
+
+def _quality(node: PerceptionNode) -> tuple[bytes, str]:
+    """Whether the last grid says anything; without words if it does."""
+    last = node.monitor.last
+    if last is None:
+        return OK, ""
+    notes = "; ".join(last.notes)
+    if _NO_USABLE_POINTS.search(notes):
+        return WARN, f"the LiDAR has no usable points: {notes}"
+    if node.monitor.known < _LITTLE_KNOWN:
+        return WARN, f"{100 - node.monitor.known * 100:.1f} % of the grid is unknown: {notes or 'nothing is seen'}"
+    if node.session.model.uses_lidar and not node.session.needs_images and not last.lidar_used:
+        return WARN, f"no LiDAR took part: {notes}"
+    return OK, ""
 
 
 def _sets(node: PerceptionNode) -> DiagnosticStatus:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from occ_perception.assembler import Assembler, Late, Measurement
-from occ_perception.errors import OccPerceptionError
+from occ_perception.errors import InvalidInputError, OccPerceptionError
 from occ_perception.frame import Frame
 from occ_perception.occupancy import Occupancy
 from occ_perception.ros.model_worker import ModelWorker
 from occ_perception.ros.monitor import Monitor
 from occ_perception.ros.supervisor import Supervisor
 from occ_perception.session import Session
-from occ_perception.synchroniser import Arrival, SyncedSet, Synchroniser
+from occ_perception.synchroniser import Arrival, Missing, SyncConfig, SyncedSet, Synchroniser
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +142,9 @@ class Inference:
     def _run(self, job: _Job) -> None:
         try:
             occupancy = self._perceive(job)
+        except TooFewImagesError as error:
+            self._monitor.problem("sets dropped: too few usable images", str(error))
+            self._supervisor.failed(str(error), time.monotonic())
         except OccPerceptionError as error:
             self._failed(job.channel, str(error))
         except Exception as error:  # out of memory, a driver's fault, a bug: the node reports it and goes on
@@ -154,6 +157,8 @@ class Inference:
             synced = read_set(job.synced)
         with self._monitor.timed("assemble"):
             frame = self._assemble(synced)
+        if job.channel.session.needs_images:
+            check_images(frame, synced, job.channel.synchroniser.config)
         return job.channel.session.step(frame)
 
     def _assemble(self, synced: SyncedSet[Measurement]) -> Frame:
@@ -192,6 +197,18 @@ class Inference:
             "total: anchor received to published", (time.monotonic() - anchor.payload.received_s) * 1e3
         )
         self._monitor.published(occupancy)
+
+
+class TooFewImagesError(InvalidInputError):
+    """A set does not have the images it takes, now that they have been decoded and assembled."""
+
+
+def check_images(frame: Frame, synced: SyncedSet[Measurement], config: SyncConfig) -> None:
+    """Raise if fewer than ``min_cameras`` images can be used; LiDAR alone is enough when every camera is silent."""
+    all_silent = all(synced.missing.get(camera) is Missing.SILENT for camera in config.cameras)
+    if len(frame.images) < config.min_cameras and not (all_silent and frame.lidar):
+        usable, notes = sorted(frame.images), "; ".join(frame.notes)
+        raise TooFewImagesError(f"expected {config.min_cameras} usable images, got {len(usable)} {usable}: {notes}")
 
 
 def read_set(synced: SyncedSet[Received]) -> SyncedSet[Measurement]:

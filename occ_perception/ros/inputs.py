@@ -91,6 +91,13 @@ class SensorInputs:
         self._monitor = monitor
         self._on_measurement = on_measurement
         self._subscriptions: list[Subscription] = []
+        try:
+            self._subscribe_to(plan, parameters, calibrated)
+        except Exception:
+            self.close()  # half of them would hear everything twice once this is tried again
+            raise
+
+    def _subscribe_to(self, plan: SensorPlan, parameters: Parameters, calibrated: frozenset[str]) -> None:
         for camera in plan.cameras:
             kind = CompressedImage if camera.image_type == COMPRESSED_IMAGE else Image
             self._listen(kind, camera.image, partial(self._take_image, camera.name))

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from occ_perception.occupancy import Occupancy
+from occ_perception.ontology import UNKNOWN
 
 logger = logging.getLogger(__name__)
 
 _KEPT = 120
+_MISSED_INTERVALS = 3
 _LOG_EVERY_S = 5.0
 
 
@@ -37,9 +39,18 @@ class SensorRecord:
     problem_s: float = -np.inf
 
     def rate_hz(self, now_s: float, window_s: float = 5.0) -> float:
-        """Messages per second over the last seconds."""
+        """Messages per second over the last seconds, up to now: it falls as soon as messages stop."""
         recent = [t for t in self.arrivals_s if now_s - t <= window_s]
-        return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
+        return (len(recent) - 1) / (now_s - recent[0]) if len(recent) > 1 and now_s > recent[0] else 0.0
+
+    def overdue_s(self, now_s: float, patience_s: float) -> float:
+        """Age of the last message if it is more than that and more than some of the usual intervals, else 0."""
+        times = self.arrivals_s
+        if not times:
+            return 0.0
+        usual_s = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+        age_s = now_s - times[-1]
+        return age_s if age_s > max(patience_s, _MISSED_INTERVALS * usual_s) else 0.0
 
 
 class Monitor:
@@ -48,11 +59,13 @@ class Monitor:
     Attributes:
         counts: events by name.
         last: the newest occupancy that was published.
+        known: the share of its voxels that is not unknown.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.last: Occupancy | None = None
+        self.known = 0.0
         self._lock = threading.Lock()
         self._sensors: dict[str, SensorRecord] = {}
         self._stages: dict[str, deque[float]] = {}
@@ -95,8 +108,10 @@ class Monitor:
     def published(self, occupancy: Occupancy) -> None:
         """A grid went out; its rate is that of the sensor "output"."""
         self.received("output")
+        known = float(np.mean(occupancy.semantics != UNKNOWN))
         with self._lock:
             self.counts["published"] += 1
+            self.known = known
             self.last = occupancy
 
     def duration(self, stage: str, milliseconds: float) -> None:

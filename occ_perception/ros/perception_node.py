@@ -17,6 +17,7 @@ from occ_perception.calibration import Calibration, load_calibration
 from occ_perception.errors import ConfigurationError
 from occ_perception.frame import CameraImage, PreparedImage
 from occ_perception.geometry import CameraRig
+from occ_perception.ground_grid import band_of
 from occ_perception.models import LIDAR_CARVING, create_model, resolve_device
 from occ_perception.ros.diagnostics import DiagnosticsPublisher
 from occ_perception.ros.discovery import SensorDiscovery, SensorPlan
@@ -60,13 +61,15 @@ class PerceptionNode(Node):
         self.assembler = Assembler(self.settings.assembly())
         calibration = self._load_calibration()
         self._calibrated = frozenset(calibration.rig)
-        self._outputs = OccupancyPublishers(self, self.settings, self._qos_problem)
+        band_of(model.info.grid, self.settings.ground_grid_min_height, self.settings.ground_grid_max_height)
+        self._outputs = OccupancyPublishers(self, self.settings, self.monitor)
         self._inference = Inference(self.assembler, self.supervisor, self.monitor, self._outputs.publish, self._now_ns)
         self._images = self._make_image_preparation()
         self._transforms = TransformInputs(self, self.assembler, self.monitor, self._inference.transforms_arrived)
 
         self._expected_by_s = time.monotonic() + _TOPICS_EXPECTED_WITHIN_S
         self.plan = SensorPlan()
+        self._wanted_plan: SensorPlan | None = None  # found, and not listened to yet
         self.model_channel: Channel | None = None
         self.fallback_channel: Channel | None = None
         self._fallback_session: Session | None = None
@@ -124,14 +127,21 @@ class PerceptionNode(Node):
         return ImagePreparation(prepare, self.settings.decode_threads, self.monitor)
 
     def _look_for_topics(self) -> None:
+        """Adopt the sensors that have been found; what fails is said and tried again at the next tick."""
+        try:
+            self._adopt_sensors()
+        except ConfigurationError as error:  # what was asked for does not fit the sensors that are there
+            self.monitor.problem("configuration", str(error))
+        except Exception as error:  # a fault of the middleware, a bug: a timer must go on
+            self.monitor.problem("looking for topics failed", f"{type(error).__name__}: {error}", traceback=True)
+
+    def _adopt_sensors(self) -> None:
         own = f"{self.get_fully_qualified_name()}/"
         graph = [(t, kind) for t, kinds in self.get_topic_names_and_types() for kind in kinds if not t.startswith(own)]
-        plan = self._discovery.update(graph, time.monotonic())
-        if plan is not None:
-            try:
-                self.listen_to(plan)
-            except ConfigurationError as error:  # what was asked for does not fit the sensors that are there
-                self.monitor.problem("configuration", str(error))
+        self._wanted_plan = self._discovery.update(graph, time.monotonic()) or self._wanted_plan
+        if self._wanted_plan is not None:
+            self.listen_to(self._wanted_plan)
+            self._wanted_plan = None
         elif self.plan == SensorPlan() and self._discovery.missing and time.monotonic() > self._expected_by_s:
             self.monitor.problem("topics", self._discovery.missing)
 
@@ -149,6 +159,7 @@ class PerceptionNode(Node):
             self._inputs.close()
         self.plan, self.model_channel, self.fallback_channel = plan, channel, None
         self.assembler.use_cameras(plan.camera_names)
+        self._outputs.lidars = (lidar,) if lidar else ()
         self.supervisor.possible = self.session.needs_images and bool(plan.lidar)
         self._inputs = SensorInputs(
             self,
@@ -196,10 +207,17 @@ class PerceptionNode(Node):
         if not self.supervisor.reason:
             self.fallback_channel = None
         elif self.fallback_channel is None:
-            self._fallback_session = self._fallback_session or self._make_session(LIDAR_CARVING, None)
-            self._fallback_session.reset()
+            self._fallback_session = self._new_fallback_session()
             rules = SyncConfig(lidar=self.plan.lidar_name)
             self.fallback_channel = Channel(self._fallback_session, Synchroniser(rules), is_fallback=True)
+
+    def _new_fallback_session(self) -> Session:
+        """One that remembers nothing; never the last one, which the model's thread may still be running."""
+        last = self._fallback_session
+        if last is None:
+            return self._make_session(LIDAR_CARVING, None)
+        last.close()
+        return Session(last.model, last.device, self.settings.session())
 
     def _on_deadline(self) -> None:
         now_ns = self._now_ns()
@@ -214,6 +232,3 @@ class PerceptionNode(Node):
         deadline_ns = min((d for d in deadlines if d is not None), default=now_ns + _NEVER_NS)
         self._deadline_timer.timer_period_ns = max(deadline_ns - now_ns, _SOONEST_NS)
         self._deadline_timer.reset()
-
-    def _qos_problem(self, text: str) -> None:
-        self.monitor.problem("quality of service", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from occ_perception.ros.messages import (
     points_to_message,
     pose_to_message,
 )
+from occ_perception.ros.monitor import Monitor
 from occ_perception.ros.qos import OUTPUTS, publisher_events
 
 
@@ -36,11 +38,17 @@ class OccupancyPublishers:
     Args:
         node: whose topics.
         parameters: encoding, frame and height band.
-        report: told of subscribers whose QoS does not fit.
+        monitor: told of subscribers whose QoS does not fit, and of forms that could not be published.
+
+    Attributes:
+        lidars: names of the LiDARs there are.
     """
 
-    def __init__(self, node: Node, parameters: Parameters, report: Callable[[str], None]) -> None:
+    def __init__(self, node: Node, parameters: Parameters, monitor: Monitor) -> None:
+        self.lidars: tuple[str, ...] = ()
         self._parameters = parameters
+        self._monitor = monitor
+        report = partial(monitor.problem, "quality of service")
         self._forms: list[tuple[Any, Callable[[Occupancy], Any]]] = []
         for topic, kind, convert in (
             ("~/voxels", VoxelGrid, self._voxels),
@@ -53,14 +61,19 @@ class OccupancyPublishers:
             self._forms.append((publisher, convert))
 
     def publish(self, occupancy: Occupancy) -> None:
-        """Publish in every form that has a subscriber."""
+        """Publish in every form that has a subscriber; one that fails does not keep back the others."""
         for publisher, convert in self._forms:
-            if publisher.get_subscription_count() > 0:
-                publisher.publish(convert(occupancy))
+            try:
+                if publisher.get_subscription_count() > 0:
+                    publisher.publish(convert(occupancy))
+            except Exception as error:  # a fault of a converter or of the middleware; the grid is still good
+                text = f"{publisher.topic_name}: {type(error).__name__}: {error}"
+                self._monitor.problem("publishing failed", text, traceback=True)
 
     def _voxels(self, occupancy: Occupancy) -> VoxelGrid:
         sparse = self._parameters.encoding == "sparse"
-        return occupancy_to_message(occupancy, frame_id=self._parameters.base_frame, sparse=sparse)
+        frame_id = self._parameters.base_frame
+        return occupancy_to_message(occupancy, frame_id=frame_id, sparse=sparse, lidars=self.lidars)
 
     def _instances(self, occupancy: Occupancy) -> VoxelInstanceArray:
         return instances_to_message(occupancy, frame_id=self._parameters.base_frame)
@@ -72,8 +85,9 @@ class OccupancyPublishers:
         return markers_of(occupancy, self._parameters.base_frame)
 
     def _ground_grid(self, occupancy: Occupancy) -> OccupancyGrid:
-        low, high = self._parameters.ground_grid_min_height, self._parameters.ground_grid_max_height
-        return ground_grid_message(occupancy, self._parameters.base_frame, low, high)
+        settings = self._parameters
+        low, high = settings.ground_grid_min_height, settings.ground_grid_max_height
+        return ground_grid_message(occupancy, settings.base_frame, low, high, settings.ground_grid_require_ground)
 
 
 def surface_columns(occupancy: Occupancy) -> dict[str, np.ndarray]:
@@ -151,9 +165,11 @@ def _vector(values: tuple[float, float, float]) -> Vector3:
     return Vector3(x=x, y=y, z=z)
 
 
-def ground_grid_message(occupancy: Occupancy, frame_id: str, min_height: float, max_height: float) -> OccupancyGrid:
+def ground_grid_message(
+    occupancy: Occupancy, frame_id: str, min_height: float, max_height: float, require_ground: bool = True
+) -> OccupancyGrid:
     """`ground_grid` as nav_msgs/OccupancyGrid: 100 occupied, 0 free, -1 unknown; rows along y, cells along x."""
-    cells = ground_grid(occupancy, min_height, max_height)
+    cells = ground_grid(occupancy, min_height, max_height, require_ground)
     grid = occupancy.grid
     message = OccupancyGrid()
     message.header.frame_id = frame_id
