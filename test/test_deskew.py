@@ -22,7 +22,7 @@ CAR_X = 20.0  # rear of a parked car at the sweep's stamp, vehicle frame
 
 
 def raw_sweep(ends_at_stamp):
-    """A car's rear in a raw 10 Hz sweep of a vehicle at 20 m/s; seen in the turn's middle, a road and walls around."""
+    """Returns of a car's rear all through a raw 10 Hz sweep of a vehicle at 20 m/s, and their times."""
     offsets = np.linspace(-SWEEP_S, 0.0, 2000, dtype=np.float64) + (0.0 if ends_at_stamp else SWEEP_S)
     y = np.linspace(-0.9, 0.9, len(offsets))
     z = 0.5 + np.arange(len(offsets)) % 10 * 0.1
