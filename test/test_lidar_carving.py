@@ -119,10 +119,10 @@ def test_what_was_dropped_is_remembered_until_a_beam_looks_through():
     config = LidarCarvingConfig(own_vehicle=OwnVehicle(0.0, 0.0, 0.0, 0.0), min_range=2.0)
     near, far, aside = [[2.44, 0.1, 1.84]], [[20.94, 0.1, 1.84]], [[-9.0, 0.1, 1.9]]
     blind = Frame(START_NS + 100_000_000, odom_from_ego=pose())
-    occupancies = carve(
-        [beams_to(far, k=0), beams_to(near, k=1), blind, beams_to(aside, k=3), beams_to(far, k=4)], config
-    )
-    assert [at(o, *near[0]) for o in occupancies] == [FREE, UNKNOWN, UNKNOWN, UNKNOWN, FREE]
+    near_only = [beams_to(far, k=0), beams_to(near, k=1), blind, beams_to(aside, k=3), beams_to(aside, k=4)]
+    frames = [*near_only, beams_to(far, k=5), beams_to(near + aside, k=6), beams_to(aside, k=7)]
+    occupancies = carve(frames, config)
+    assert [at(o, *near[0]) for o in occupancies] == [FREE, *[UNKNOWN] * 4, FREE, UNKNOWN, UNKNOWN]
 
 
 def test_own_vehicle_box_is_nowhere_free_and_its_ground_cells_are_unknown():
