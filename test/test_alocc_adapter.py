@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from occ_perception.errors import InvalidInputError, NumericsError
+from occ_perception.errors import InvalidInputError, NumericsError, WeightsError
 from occ_perception.frame import CameraImage, Frame, LidarSweep
 from occ_perception.geometry import CameraRig, PinholeCamera
 from occ_perception.models.alocc import ALOcc
@@ -287,8 +287,25 @@ def test_state_of_another_model_grid_or_use_is_refused(model):
 def test_not_a_number_names_the_first_stage(model):
     inputs = _inputs()
     inputs.images[0, 0, 5, 5] = float("nan")
-    with pytest.raises(NumericsError, match="backbone0"):
+    with pytest.raises(NumericsError, match="images"):
         model.step(inputs, None, None)
+
+
+def test_not_a_number_in_the_state_names_the_stage_it_enters():
+    model = _model("alocc-flow-2d")
+    state = model.step(_inputs(), None, None).state
+    with torch.inference_mode():
+        state.network.history.frames[0, 0, 20, 20, 0] = float("nan")
+    with pytest.raises(NumericsError, match=r"hist\.fused"):
+        model.step(_inputs(1), state, MOTION)
+
+
+def test_weights_that_are_not_numbers_are_refused():
+    network = ALOcc(dataclasses.replace(alocc_config("alocc-2d-mini"), **TINY))
+    with torch.no_grad():
+        network.img_backbone.layer1[0].conv2.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(WeightsError, match=r"layer1\.0\.conv2\.weight"):
+        ALOccModel(network.config, network)
 
 
 def test_geometry_of_the_real_keyframe_equals_the_official_tensors(shared, keyframe):

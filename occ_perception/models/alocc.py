@@ -96,6 +96,7 @@ class ALOcc(nn.Module):
                 is not made (the returned history is the old one); "copy" in training mode.
         """
         # Image features, and the stereo match with the previous image.
+        observe("images", inputs.images)
         features, stereo_features = self.image_features(inputs.images, observe)
         with full_precision(inputs.images):
             cost_volume = self.match_previous_images(inputs, stereo_features, state)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from occ_perception.errors import InvalidInputError
+from occ_perception.errors import InvalidInputError, WeightsError
 from occ_perception.layers.stage_monitor import FiniteMonitor, StageTimer
 from occ_perception.models.alocc import LIFTING_STRIDE, ALOcc
 from occ_perception.models.alocc_config import NUSCENES_CAMERAS, ALOccConfig, alocc_config
@@ -71,6 +71,9 @@ class ALOccModel:
         precision: arithmetic of the convolutions; the geometry and the history stay float32.
         class_scores: whether outputs carry the scores of every class.
         half_history: keep the stored volumes in float16, half the memory.
+
+    Raises:
+        WeightsError: a weight is NaN or infinite.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class ALOccModel:
     ) -> None:
         self.config = config
         self.device = torch.device(device)
-        self.network = network.to(self.device).prepare_for_inference()
+        self.network = _with_finite_weights(network).to(self.device).prepare_for_inference()
         self.network.history_dtype = torch.float16 if half_history else torch.float32
         self.info = ModelInfo(
             config.name, ontology_by_name(config.label_set), published_grid(config), weights, trained_on
@@ -239,6 +242,14 @@ class ALOccModel:
             flow=flow,
             scores=scores if self._class_scores else None,
         )
+
+
+def _with_finite_weights(network: ALOcc) -> ALOcc:
+    """The network; NaN in its weights would be hidden by the fused ReLU (``ops/fused_conv.py``)."""
+    broken = [name for name, value in network.state_dict().items() if not bool(torch.isfinite(value.sum()))]
+    if broken:
+        raise WeightsError(f"{network.config.name}: NaN or infinity in {len(broken)} weights, first {broken[0]}")
+    return network
 
 
 def create_alocc(

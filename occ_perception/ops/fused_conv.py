@@ -3,6 +3,9 @@
 The sum and the ReLU are applied while a result is still in the cache: a ResNet-50 saves a fifth of its memory traffic.
 oneDNN's fused operator is used in inference on a CPU once the normalisation is folded; everywhere else the same
 operations run one after the other.
+
+oneDNN's ReLU turns NaN into 0.  So NaN has to be looked for in the input of a stage, not only in its output: ALOcc
+shows its monitor the images and everything else that enters a stage, and refuses weights that are not finite.
 """
 
 from __future__ import annotations
