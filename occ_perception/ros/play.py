@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LATE_S = 0.05
+_SHORTEST_TURN_S = 0.1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,15 +74,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--clock", type=_positive, nargs="?", const=100.0, default=0.0, metavar="HZ", help="publish /clock (100 Hz)"
     )
-    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="seconds into the bag")
+    parser.add_argument("--start", type=_finite, default=0.0, metavar="S", help="seconds into the bag")
     parser.add_argument("--duration", type=_positive, default=None, metavar="S", help="seconds of the bag to play")
-    parser.add_argument("--delay", type=float, default=1.0, metavar="S", help="for subscribers to find us (default 1)")
+    parser.add_argument("--delay", type=_finite, default=1.0, metavar="S", help="for others to find us (default 1)")
     parser.add_argument("--topics", nargs="+", default=(), metavar="TOPIC", help="only these")
     return parser
 
 
-def _positive(text: str) -> float:
+def _finite(text: str) -> float:
     value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text}")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = _finite(text)
     if not value > 0:
         raise argparse.ArgumentTypeError(f"expected a number > 0, got {text}")
     return value
@@ -113,16 +122,24 @@ def play(bag: BagReader, publishers: BagPublishers, options: argparse.Namespace,
 
     Raises:
         ConfigurationError: the part that is asked for lies outside the bag.
+        DatasetError: it holds no messages.
     """
     start_ns = bag.start_ns + round(options.start * 1e9)
-    stop_ns = bag.end_ns + 1 if options.duration is None else start_ns + round(options.duration * 1e9)
+    stop_ns = bag.end_ns + 1
+    if options.duration is not None:
+        stop_ns = min(stop_ns, start_ns + round(options.duration * 1e9))
     if not bag.start_ns <= start_ns <= bag.end_ns:
         length_s = (bag.end_ns - bag.start_ns) * 1e-9
         raise ConfigurationError(f"--start {options.start}: the bag is {length_s:.3f} s long")
+    if next(bag.messages(publishers.topics, start_ns, stop_ns), None) is None:
+        length_s = (stop_ns - start_ns) * 1e-9
+        raise DatasetError(f"bag {bag.path}: no messages in the {length_s:.3f} s from {options.start:.3f} s on")
+    length_s = (min(stop_ns, bag.end_ns) - start_ns) * 1e-9
     stop.sleep_until(time.monotonic() + options.delay)
     for turn in itertools.count(1):
         if turn > 1:
-            logger.info("loop %d: stamps go back by %.3f s", turn, (min(stop_ns, bag.end_ns) - start_ns) * 1e-9)
+            logger.info("loop %d: stamps go back by %.3f s", turn, length_s)
+        begin_s = time.monotonic()
         publishers.publish_all(latched_before(bag, publishers, start_ns))
         messages = bag.messages(publishers.topics, start_ns, stop_ns)
         late = _play_once(messages, publishers, start_ns, options, stop)
@@ -132,6 +149,7 @@ def play(bag: BagReader, publishers: BagPublishers, options: argparse.Namespace,
             logger.warning("the bag is damaged: %s", bag.damage)
         if stop.is_set() or not options.loop:
             return
+        stop.sleep_until(begin_s + max(length_s / options.rate, _SHORTEST_TURN_S))
 
 
 def latched_before(bag: BagReader, publishers: BagPublishers, start_ns: int) -> Iterator[RawMessage]:
