@@ -133,5 +133,19 @@ def test_young_segments_are_kept(folder, monkeypatch):
     assert left(folder) == before
 
 
+def test_every_process_cleans_up_before_it_takes_its_own(monkeypatch):
+    called = []
+    monkeypatch.setattr(environment, "remove_stale_segments", lambda: called.append(True))
+    monkeypatch.setattr(environment.os, "environ", {"PATH": "/bin"})
+    environment.prepare_process()
+    assert called == [True]
+
+    def refused():
+        raise PermissionError("/dev/shm")
+
+    monkeypatch.setattr(environment, "remove_stale_segments", refused)
+    environment.prepare_process()  # said, and no reason not to start
+
+
 def test_machines_without_shared_memory(tmp_path):
     assert shared_memory.remove_stale_segments(tmp_path / "none") == []

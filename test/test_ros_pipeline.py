@@ -201,10 +201,28 @@ def test_live_equals_offline(tmp_path):
     ],
 )
 def test_configuration_that_is_no_good_is_refused_in_one_line(parameters, message):
-    command = [sys.executable, "-m", "occ_perception.ros.perception", "--ros-args"]
-    command += [part for parameter in parameters for part in ("-p", parameter)]
-    environment = child_environment(private_network())
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
+    result = start(["--ros-args", *(part for parameter in parameters for part in ("-p", parameter))])
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--ros-args", "--params-file", "/nope.yaml"], "parameter file /nope.yaml: there is none that can be read"),
+        (["--rosargs", "-p", "tolerance:=1"], "unknown arguments ['--rosargs', '-p', 'tolerance:=1']"),
+    ],
+)
+def test_arguments_that_are_no_good_are_refused_in_one_line(arguments, line):
+    result = start(arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"perception: {line}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def start(arguments):
+    """Run a node that is expected to end by itself."""
+    command = [sys.executable, "-m", "occ_perception.ros.perception", *arguments]
+    environment = child_environment(private_network())
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd=REPOSITORY)

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from occ_perception.installation import share_path
+from occ_perception.ros.shared_memory import remove_stale_segments
 
 SEGMENT_BYTES = 67_108_864
 """Shared memory that each process takes with config/fastdds.xml."""
@@ -32,7 +33,11 @@ _log = logging.getLogger(__name__)
 
 
 def prepare_process() -> None:
-    """Set what is missing in this process; to be called before rclpy is imported."""
+    """Set what is missing in this process, and remove the shared memory of dead ones; call before rclpy is imported."""
+    try:
+        remove_stale_segments()  # first: whether there is room for ours may depend on it
+    except OSError as error:
+        _log.warning("shared memory of dead processes could not be removed: %s", error)
     os.environ.update(missing_settings(os.environ))
 
 

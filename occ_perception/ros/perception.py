@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from occ_perception.errors import OccPerceptionError
+from occ_perception.errors import ConfigurationError, OccPerceptionError
 from occ_perception.ros.environment import prepare_process
 from occ_perception.ros.process import start_ros, stop_on_signals
 
@@ -30,13 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepare_process()  # before rclpy: it reads the environment when it is loaded
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
+    from rclpy.utilities import remove_ros_args
 
     from occ_perception.ros.perception_node import PerceptionNode
 
     stop = stop_on_signals()
     executor = node = None
     try:
-        start_ros(sys.argv if argv is None else ["perception", *argv])
+        arguments = sys.argv if argv is None else ["perception", *argv]
+        start_ros(arguments)
+        unknown = remove_ros_args(arguments)[1:]
+        if unknown:  # a misspelt --ros-args would otherwise start a node that knows nothing of what was asked for
+            raise ConfigurationError(f"unknown arguments {unknown}; expected --ros-args ... or none")
         executor = SingleThreadedExecutor()
         node = PerceptionNode()
         executor.add_node(node)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 
 from occ_perception.errors import ConfigurationError
 
@@ -43,6 +45,9 @@ def start_ros(arguments: Sequence[str]) -> None:
     import rclpy  # not before the environment has been prepared
     from rclpy.signals import SignalHandlerOptions
 
+    for flag, path in pairwise(arguments):
+        if flag == "--params-file" and not os.access(path, os.R_OK):  # rcl would say it in lines of its own first
+            raise ConfigurationError(f"parameter file {path}: there is none that can be read")
     try:
         rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:
