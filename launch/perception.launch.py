@@ -20,6 +20,7 @@ ARGUMENTS = {
     "bag": ("", "bag to play into the node; empty = live sensors"),
     "rate": ("1.0", "how many times as fast as recorded the bag is played"),
     "loop": ("false", "start the bag again at its end"),
+    "use_sim_time": ("", "true or false; empty = as in params, but true if a bag is played"),
     "rviz": ("false", "show the result in RViz"),
 }
 
@@ -37,13 +38,15 @@ def launch_processes(context):
     """The node, the player if there is a bag, and RViz if it is wanted."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     overrides = {name: given[name] for name in ("model", "weights", "device") if given[name]}
-    overrides["use_sim_time"] = bool(given["bag"])
+    simulated = given["use_sim_time"].lower() in ("true", "1") if given["use_sim_time"] else bool(given["bag"])
+    if given["use_sim_time"] or given["bag"]:
+        overrides["use_sim_time"] = simulated
     perception = Node(
         package="occ_perception",
         executable="perception",
         name="perception",
         output="screen",
-        parameters=[*([given["params"]] if given["params"] else []), overrides],
+        parameters=[setting for setting in (given["params"], overrides) if setting],
     )
     rviz = Node(
         package="rviz2",
@@ -52,7 +55,7 @@ def launch_processes(context):
             "-d",
             PathJoinSubstitution([FindPackageShare("occ_perception"), "config", "rviz", "occupancy.rviz"]),
         ],
-        parameters=[{"use_sim_time": overrides["use_sim_time"]}],
+        parameters=[{"use_sim_time": simulated}],
         condition=IfCondition(LaunchConfiguration("rviz")),
     )
     return [perception, *(player(given) if given["bag"] else []), rviz]

@@ -16,6 +16,7 @@ PASSED_ON = {
     "params": "",
     "rate": "1.0",
     "loop": "true",
+    "use_sim_time": "",
     "rviz": "true",
 }
 

@@ -79,7 +79,7 @@ def test_launch_files_compile(name, tmp_path):
 
 def test_arguments():
     defaults, _ = describe("perception.launch.py")
-    assert set(defaults) == {"model", "weights", "device", "params", "bag", "rate", "loop", "rviz"}
+    assert set(defaults) == {"model", "weights", "device", "params", "bag", "rate", "loop", "use_sim_time", "rviz"}
 
 
 def test_live_starts_the_node_only():
@@ -87,15 +87,22 @@ def test_live_starts_the_node_only():
     assert (node.kwargs["package"], node.kwargs["executable"], node.kwargs["name"]) == (
         "occ_perception", "perception", "perception",
     )  # fmt: skip
-    assert node.kwargs["parameters"] == [{"use_sim_time": False}]
+    assert node.kwargs["parameters"] == []
     assert rviz.kwargs["executable"] == "rviz2"
     assert rviz.kwargs["condition"].args[0].args == ("rviz",)
 
 
 def test_arguments_override_the_parameter_file():
     node, _ = processes(model="alocc-3d", weights="w.safetensors", device="cuda", params="p.yaml")
-    overrides = {"model": "alocc-3d", "weights": "w.safetensors", "device": "cuda", "use_sim_time": False}
+    overrides = {"model": "alocc-3d", "weights": "w.safetensors", "device": "cuda"}
     assert node.kwargs["parameters"] == ["p.yaml", overrides]
+
+
+def test_simulated_time_is_as_asked_else_as_the_parameter_file_says():
+    assert processes(params="p.yaml")[0].kwargs["parameters"] == ["p.yaml"]
+    assert processes(use_sim_time="true")[0].kwargs["parameters"] == [{"use_sim_time": True}]
+    node, *_, rviz = processes(use_sim_time="false", bag="drive")
+    assert node.kwargs["parameters"] == rviz.kwargs["parameters"] == [{"use_sim_time": False}]
 
 
 def test_a_bag_is_played_with_its_clock_and_ends_it_all():
