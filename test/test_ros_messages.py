@@ -12,7 +12,9 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from rclpy.serialization import deserialize_message, serialize_message
 
+from occ_perception.data.bag_messages import VOXEL_GRID, voxel_grid
 from occ_perception.data.flow_encoding import FLOW_UNKNOWN, flow_from_wire, flow_to_wire
+from occ_perception.data.message_definitions import message_store
 from occ_perception.data.voxel_messages import pack_visibility, unpack_visibility
 from occ_perception.msg import VoxelGrid as VoxelGridMessage
 from occ_perception.ros.messages import (
@@ -338,3 +340,31 @@ def test_poses_and_transforms_survive_the_wire():
         assert (message.header.frame_id, message.child_frame_id) == ("odom", "base_link")
         np.testing.assert_allclose(transform_from_message(message), matrix, atol=1e-12)
         np.testing.assert_allclose(transform_from_message(message.transform), matrix, atol=1e-12)
+
+
+def test_grids_written_without_ros_are_read_by_ros():
+    rng = np.random.default_rng(0)
+    size = (20, 10, 8)
+    semantics = rng.choice(np.array([3, 7, FREE, UNKNOWN], np.uint8), size)
+    seen = np.where(semantics == FREE, Visibility.FREE_SEEN, Visibility.OCCUPIED_SEEN)
+    visibility = np.where(semantics == UNKNOWN, Visibility.OCCLUDED, seen).astype(np.uint8)
+    occupied = semantics < FREE
+    occupancy = Occupancy(
+        stamp_ns=1_700_000_000_123_456_789,
+        info=ModelInfo("model", OCC3D, VoxelGrid((-1.0, -2.0, -3.0), 0.4, size), "weights", "words"),
+        semantics=semantics,
+        visibility=visibility,
+        confidence=(rng.integers(0, 256, size) * occupied).astype(np.uint8),
+        flow=(np.round(rng.normal(size=(*size, 2)), 3) * occupied[..., None]).astype(np.float32),
+        instances=(rng.integers(1, 9, size) * occupied).astype(np.uint16),
+        cameras=("a", "b"),
+        cameras_used=("b",),
+        lidar_used=True,
+    )
+    for sparse in (True, False):
+        cdr = bytes(message_store().serialize_cdr(voxel_grid(occupancy, sparse=sparse), VOXEL_GRID))
+        read = occupancy_from_message(deserialize_message(cdr, VoxelGridMessage))
+        for name in ("semantics", "visibility", "confidence", "instances"):
+            np.testing.assert_array_equal(getattr(read, name), getattr(occupancy, name), err_msg=name)
+        np.testing.assert_allclose(read.flow, occupancy.flow, atol=5e-4)
+        assert (read.info, read.stamp_ns, read.cameras_used) == (occupancy.info, occupancy.stamp_ns, ("b",))
