@@ -8,8 +8,9 @@ is
   to stand on was seen under it;
 * UNKNOWN otherwise.  One voxel that nobody saw is enough: unknown is not free.
 
-Ground counts only within `GROUND_REACH` of z = 0.  What a model calls ground high up may be a bridge or a mistake, and
-ground far down is no support (stairs, the edge of a dock); steep slopes beyond it are therefore unknown, too.
+Ground counts only within `GROUND_REACH` of the height the vehicle stands at.  What a model calls ground high up may be
+a bridge or a mistake, and ground far down is no support (stairs, the edge of a dock); hills and ramps that lead up
+or down further than that are therefore unknown, too.
 """
 
 from __future__ import annotations
@@ -29,16 +30,19 @@ GROUND_CLASSES = frozenset({"driveable_surface", "other_flat", "sidewalk", "terr
 """Classes one can stand on, by name, whatever the label set."""
 
 GROUND_REACH = 0.6
-"""How far above or below the grid frame's z = 0 ground is believed to be the ground under the vehicle, metres."""
+"""How far above or below the vehicle's own standing height ground is believed to be ground it can reach, metres."""
 
 
-def ground_grid(occupancy: Occupancy, min_height: float, max_height: float, require_ground: bool = True) -> np.ndarray:
+def ground_grid(
+    occupancy: Occupancy, min_height: float, max_height: float, require_ground: bool = True, ground_height: float = 0.0
+) -> np.ndarray:
     """Cells of the ground.
 
     Args:
         occupancy: the voxel grid.
         min_height, max_height: the band, metres above the grid frame's z = 0; voxels that overlap it count.
         require_ground: a cell is free only if ground, or anything else to stand on, was seen under the band.
+        ground_height: of the ground that the vehicle stands on, metres in the grid frame.
 
     Returns:
         int8 [X, Y] of OCCUPIED_CELL, FREE_CELL, UNKNOWN_CELL.
@@ -49,7 +53,7 @@ def ground_grid(occupancy: Occupancy, min_height: float, max_height: float, requ
     band = band_of(occupancy.grid, min_height, max_height)
     semantics = occupancy.semantics[:, :, : band.stop]
     near = np.zeros(semantics.shape[2], bool)
-    near[_layers(occupancy.grid, -GROUND_REACH, GROUND_REACH)] = True
+    near[_layers(occupancy.grid, ground_height - GROUND_REACH, ground_height + GROUND_REACH)] = True
     is_ground = ground_table(occupancy.ontology)[semantics]
     blocked = ((semantics < FREE) & ~is_ground)[:, :, band].any(axis=2)
     below_ground = np.flip(np.maximum.accumulate(np.flip(is_ground & near, axis=2), axis=2), axis=2)

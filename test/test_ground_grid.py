@@ -107,3 +107,9 @@ def test_never_free_without_ground_and_a_known_band_above_it():
             free += expected == 0
             assert cells[x, y] == expected
     assert free > 10
+
+
+def test_ground_is_looked_for_where_the_vehicle_stands():
+    road_below = grid_of({(1, 1, 0): ROAD})  # -1.0 .. -0.6 m
+    assert ground_grid(road_below, *BAND)[1, 1] == -1
+    assert ground_grid(road_below, *BAND, ground_height=-0.8)[1, 1] == 0

@@ -353,6 +353,15 @@ def test_carving_takes_over_from_cameras_that_never_sent_anything(cameras):
     assert cameras.expect_grids(1)[0].info.name == "lidar-carving"
 
 
+def test_every_fallback_starts_with_a_session_of_its_own(cameras):
+    """The model's thread may still be in the last one: it is never reset under its feet."""
+    sessions = [cameras.node._new_fallback_session() for _ in range(2)]
+    cameras.node._fallback_session = sessions[0]
+    sessions.append(cameras.node._new_fallback_session())
+    assert len(set(map(id, sessions))) == 3
+    assert sessions[2].model is sessions[0].model
+
+
 def test_without_fallback_nothing_speaks_for_the_model():
     model = CameraModel()
     model.error = ValueError("broken")

@@ -12,6 +12,7 @@ from visualization_msgs.msg import Marker
 
 from occ_perception.data.point_clouds import point_cloud_view
 from occ_perception.geometry import VoxelGrid
+from occ_perception.ground_grid import ground_grid
 from occ_perception.occupancy import Instance, ModelInfo, Occupancy, Visibility
 from occ_perception.ontology import FREE, OCC3D, UNKNOWN
 from occ_perception.ros.messages import points_to_message
@@ -95,7 +96,7 @@ def test_markers_delete_then_draw():
 def test_ground_grid_is_laid_out_as_ros_wants_it():
     seen = occupancy()
     seen.semantics[1:, :, 0] = OCC3D.id_of("driveable_surface")
-    message = ground_grid_message(seen, "base_link", 0.2, 1.0)
+    message = ground_grid_message(seen, "base_link", ground_grid(seen, 0.2, 1.0))
     assert (message.info.width, message.info.height) == GRID.size[:2]
     assert message.info.resolution == pytest.approx(0.5)
     assert (message.info.origin.position.x, message.info.origin.position.y) == (-2.0, -1.0)

@@ -87,7 +87,8 @@ class OccupancyPublishers:
     def _ground_grid(self, occupancy: Occupancy) -> OccupancyGrid:
         settings = self._parameters
         low, high = settings.ground_grid_min_height, settings.ground_grid_max_height
-        return ground_grid_message(occupancy, settings.base_frame, low, high, settings.ground_grid_require_ground)
+        cells = ground_grid(occupancy, low, high, settings.ground_grid_require_ground, settings.ground_height)
+        return ground_grid_message(occupancy, settings.base_frame, cells)
 
 
 def surface_columns(occupancy: Occupancy) -> dict[str, np.ndarray]:
@@ -165,11 +166,8 @@ def _vector(values: tuple[float, float, float]) -> Vector3:
     return Vector3(x=x, y=y, z=z)
 
 
-def ground_grid_message(
-    occupancy: Occupancy, frame_id: str, min_height: float, max_height: float, require_ground: bool = True
-) -> OccupancyGrid:
-    """`ground_grid` as nav_msgs/OccupancyGrid: 100 occupied, 0 free, -1 unknown; rows along y, cells along x."""
-    cells = ground_grid(occupancy, min_height, max_height, require_ground)
+def ground_grid_message(occupancy: Occupancy, frame_id: str, cells: np.ndarray) -> OccupancyGrid:
+    """The `ground_grid` as nav_msgs/OccupancyGrid: 100 occupied, 0 free, -1 unknown; rows along y, cells along x."""
     grid = occupancy.grid
     message = OccupancyGrid()
     message.header.frame_id = frame_id
