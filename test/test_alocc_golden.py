@@ -62,3 +62,27 @@ def test_mini_matches_the_golden_in_inference_form(shared):
 @pytest.mark.parametrize("variant", ["2d_mini", "flow_2d", "3d"])
 def test_variants_match_the_golden(shared, variant, inference):
     _compare(shared, variant, inference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_short_precision_agrees_with_float32(shared, precision):
+    """Issue 3: mIoU of at least 98 % with the float32 grid as the truth."""
+    network = load_golden_weights(ALOcc(alocc_config("alocc-flow-2d"))).prepare_for_inference()
+    exact = [_classes(output) for _, output, _, _ in stream_golden(network, shared / "golden", "flow_2d", frames=2)]
+    with torch.autocast("cpu", precision):
+        results = stream_golden(network, shared / "golden", "flow_2d", frames=2)
+    for truth, (_, output, _, _) in zip(exact, results, strict=True):
+        agreement = _mean_iou(_classes(output), truth)
+        print(f"{precision}: mIoU {100 * agreement:.2f} %")
+        assert agreement >= 0.98
+
+
+def _classes(output):
+    return output.logits[0, 1:].float().sigmoid().argmax(0)
+
+
+def _mean_iou(classes, truth):
+    present = truth.unique()
+    shared = [((classes == c) & (truth == c)).sum() / ((classes == c) | (truth == c)).sum() for c in present]
+    return float(torch.stack(shared).mean())

