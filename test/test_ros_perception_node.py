@@ -491,7 +491,7 @@ def test_raw_images_and_calibration_from_a_file(tmp_path):
             message.header.stamp = ns_to_stamp(START + 100 * k * MS)
             made.publish(Image, "/nose/image", message)
             made.spin(lambda n=k + 1: made.node.monitor.counted().get("images prepared") == n, "an image")
-        made.expect_grids(2)
+            made.expect_grids(min(k + 1, 2))  # one after the other: a busy model would skip the older
         dropped = "sets dropped: too few usable images"
         made.spin(lambda: made.node.monitor.counted().get(dropped) == 1, "a frame without any image")
         level, message, _ = made.status("sensor nose")

@@ -102,8 +102,9 @@ def camera_tensors(
     post_rots[:, 2, 2] = 1
     post_trans = affines[:, :, 2] * np.array([1.0, 1.0, 0.0])
     transforms = poses.anchor_from_camera if grid_from_anchor is None else grid_from_anchor @ poses.anchor_from_camera
-    tensors = (transforms[:, :3, :3], transforms[:, :3, 3], intrinsics, post_rots, post_trans)
-    return CameraTensors(*(_to(device, array[None]) for array in tensors), _to(device, np.eye(3)[None]))
+    bda = np.eye(3)
+    tensors = (transforms[:, :3, :3], transforms[:, :3, 3], intrinsics, post_rots, post_trans, bda)
+    return CameraTensors(*(_to(device, array[None]) for array in tensors))
 
 
 def _affines(inputs: ModelInput, poses: CameraPoses) -> np.ndarray:

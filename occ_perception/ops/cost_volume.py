@@ -31,7 +31,7 @@ def sweep_coordinates(
     undo_image_affine = torch.inverse(cameras.post_rots)
     combined = previous_from_current[..., :3, :3] @ inverse_intrinsics(cameras.intrins)
     views = [
-        _sweep_one_camera(uvd, *matrices, image_size, (width, height))
+        _sweep_one_camera(uvd, image_size, (width, height), *matrices)
         for matrices in zip(
             undo_image_affine.flatten(0, 1),
             combined.flatten(0, 1),
@@ -48,14 +48,14 @@ def sweep_coordinates(
 
 def _sweep_one_camera(
     uvd: Tensor,
+    image_size: tuple[int, int],
+    map_size: tuple[int, int],
     undo_image_affine: Tensor,
     combined: Tensor,
     translation: Tensor,
     intrins: Tensor,
     post_rot: Tensor,
     post_tran: Tensor,
-    image_size: tuple[int, int],
-    map_size: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
     # Written out in the published order of float32 operations: at zero motion the samples fall exactly on pixels or
     # one rounding error beside them, and the exact-zero test on INVALID_CHANNEL sees the difference.
@@ -67,10 +67,11 @@ def _sweep_one_camera(
     u, v = u / d, v / d
     x = post_rot[0, 0] * u + post_rot[0, 1] * v + post_tran[0]
     y = post_rot[1, 0] * u + post_rot[1, 1] * v + post_tran[1]
-    return tuple(
+    x, y = (
         (pixel / (image - 1.0) * 2.0 - 1.0).masked_fill_(behind, -2.0).add_(1).mul_((cells - 1) / 2)
         for pixel, image, cells in zip((x, y), reversed(image_size), map_size, strict=True)
     )
+    return x, y
 
 
 def _rotate(matrix: Tensor, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
