@@ -209,7 +209,12 @@ class Parameters:
 
     def session(self) -> SessionSettings:
         """Rules of the session."""
-        return SessionSettings(max_gap_s=self.max_gap, max_speed=self.max_speed, decode_threads=self.decode_threads)
+        return SessionSettings(
+            max_gap_s=self.max_gap,
+            max_speed=self.max_speed,
+            decode_threads=self.decode_threads,
+            min_cameras=self.min_cameras,
+        )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Parameters:

@@ -37,9 +37,11 @@ class SessionSettings(ContinuityLimits):
 
     Attributes:
         decode_threads: images of one frame decoded in parallel.
+        min_cameras: fewest usable images (of the calibrated cameras) for a model that needs images.
     """
 
     decode_threads: int = 2
+    min_cameras: int = 1
 
 
 @dataclass
@@ -162,8 +164,11 @@ class Session:
         missing = [name for name in cameras if name not in images]
         if missing:
             notes.append(f"cameras missing: {', '.join(missing)}")
-        if not images:
-            raise InvalidInputError(f"no camera delivered a usable image; configured: {list(cameras)}; {notes}")
+        if len(images) < max(min(self.settings.min_cameras, len(cameras)), 1):
+            raise InvalidInputError(
+                f"expected {self.settings.min_cameras} usable images, got {len(images)}; "
+                f"calibrated cameras: {list(cameras)}; {notes}"
+            )
         return ModelInput(
             frame,
             cameras,

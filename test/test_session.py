@@ -14,7 +14,7 @@ from occ_perception.geometry import CameraRig, PinholeCamera, VoxelGrid, rigid
 from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput
 from occ_perception.occupancy import ModelInfo, Visibility
 from occ_perception.ontology import FREE, GEOMETRY, UNKNOWN
-from occ_perception.session import Session
+from occ_perception.session import Session, SessionSettings
 
 SECOND = 1_000_000_000
 GRID = VoxelGrid((-8.0, -8.0, -1.0), 0.4, (40, 40, 10))
@@ -174,9 +174,19 @@ def test_missing_and_broken_cameras_are_left_out_by_name() -> None:
     wrong_size = {**whole.images, "front": CameraImage(0, np.zeros((10, 10, 3), np.uint8))}
     result = session.step(replace(whole, stamp_ns=SECOND, images=wrong_size))
     assert any("10x10" in note for note in result.notes)
-    with pytest.raises(InvalidInputError, match="no camera delivered"):
+    with pytest.raises(InvalidInputError, match="expected 1 usable images, got 0"):
         session.step(frame(1.5, images={}))
     assert session.step(frame(2.0)).cameras_used == ("front", "left")
+
+
+def test_too_few_images_are_refused_and_leave_the_past_as_it_was() -> None:
+    model = EchoModel()
+    session = Session(model, settings=SessionSettings(min_cameras=2))
+    session.step(frame(0))
+    one = {"front": CameraImage(0, jpeg()), "left": CameraImage(0, jpeg()[:100])}
+    with pytest.raises(InvalidInputError, match="expected 2 usable images, got 1"):
+        session.step(frame(0.1, images=one))
+    assert session.step(frame(0.2)).temporal.frames == 1
 
 
 def test_unseen_is_unknown_whatever_the_model_says() -> None:

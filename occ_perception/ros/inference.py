@@ -106,7 +106,10 @@ class Inference:
         self._monitor.count("sets")
         if synced.missing:
             self._monitor.count("sets with sensors missing")
-        self._worker.submit(_Job(channel, synced, time.monotonic()), channel.is_fallback)
+        submitted_s = time.monotonic()
+        if self._began_s is None:  # the worker is about to begin: images that come meanwhile need not hurry
+            self._began_s = submitted_s
+        self._worker.submit(_Job(channel, synced, submitted_s), channel.is_fallback)
 
     @property
     def wants_preparation(self) -> bool:
@@ -136,7 +139,8 @@ class Inference:
         try:
             self._run(job)
         finally:
-            self._usual_s += 0.2 * (time.monotonic() - began_s - self._usual_s)
+            took_s = time.monotonic() - began_s
+            self._usual_s += 0.2 * (took_s - self._usual_s) if self._usual_s else took_s
             self._began_s = None
 
     def _run(self, job: _Job) -> None:
