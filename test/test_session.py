@@ -31,6 +31,7 @@ class EchoModel:
         self.history_interval_s = history_interval_s
         self.calls: list[tuple[ModelInput, object, torch.Tensor | None]] = []
         self.fail = False
+        self.wall = FREE  # a wall 4 m ahead, once this is a class
 
     def step(self, inputs: ModelInput, state: object, prev_ego_from_ego: torch.Tensor | None) -> ModelOutput:
         self.calls.append((inputs, state, prev_ego_from_ego))
@@ -38,6 +39,8 @@ class EchoModel:
             raise NumericsError("backbone: NaN")
         semantics = torch.full(GRID.size, FREE, dtype=torch.uint8)
         semantics[:, :, :2] = 1
+        if self.wall != FREE:
+            semantics[30, 10:30] = self.wall
         seen = int(state or 0)
         return ModelOutput(semantics, state=seen + 1, state_frames=seen)
 
@@ -198,6 +201,18 @@ def test_unseen_is_unknown_whatever_the_model_says() -> None:
     assert free.any()
     assert (result.visibility[free] == Visibility.FREE_SEEN).all()
     assert (result.semantics[result.visibility == Visibility.UNKNOWN] == UNKNOWN).all()
+
+
+def test_free_behind_a_wall_is_unknown_and_the_wall_itself_is_not() -> None:
+    model = EchoModel()
+    model.wall = 0
+    result = Session(model).step(frame(0))
+    behind = np.s_[32:38, 18:22, 2:4]
+    assert (result.prediction[behind] == FREE).all()
+    assert (result.visibility[behind] == Visibility.OCCLUDED).all()
+    assert (result.semantics[behind] == UNKNOWN).all()
+    assert (result.semantics[30, 18:22, 2:6] == 0).all()
+    assert not ((result.semantics == FREE) & (result.visibility != Visibility.FREE_SEEN)).any()
 
 
 def test_only_the_missing_camera_saw_it_so_it_is_unknown() -> None:
