@@ -6,7 +6,14 @@ from torch import Tensor, nn
 from occ_perception.layers.depth_transfer import ExtraPoints
 from occ_perception.ops.frustum import CameraTensors, image_to_ego
 from occ_perception.ops.interpolation import rows_to_volume, volume_to_rows
-from occ_perception.ops.voxel_pooling import GridSpec, VoxelTaps, soft_filling_taps, voxel_pooling
+from occ_perception.ops.voxel_pooling import (
+    GridSpec,
+    VoxelTaps,
+    nearest_tap,
+    points_near,
+    soft_filling_taps,
+    voxel_pooling,
+)
 
 
 class GridParameters(nn.Module):
@@ -27,6 +34,7 @@ def lift(
     frustum: Tensor,
     cameras: CameraTensors,
     grid: GridSpec,
+    soft: bool = True,
 ) -> Tensor:
     """Sum over cameras, pixels and depths of probability x trilinear weight x context feature.
 
@@ -37,6 +45,7 @@ def lift(
         frustum: (u, v, d) [D, h, w, 3].
         cameras: calibration of B x N cameras.
         grid: where to.
+        soft: spread every point over the voxels around it (soft filling); False: all to the nearest (lift-splat).
 
     Returns:
         [B, C, Y, X, Z] (channels-last memory), in ego coordinates; Z is dropped when the grid is one cell high.
@@ -48,19 +57,24 @@ def lift(
         present = (geometry.flatten(2).sum(-1) > 0)[..., None, None, None]
         points = torch.cat([points, extra.points.unflatten(0, (batch, count))], dim=2)
         scores = torch.cat([scores, extra.scores.unflatten(0, (batch, count)) * present], dim=2)
-    taps = soft_filling_taps(image_to_ego(points, cameras).reshape(-1, 3), grid)
-    rows = _rows_of_samples(batch, scores[0].numel(), taps, grid)
+    positions = image_to_ego(points, cameras).reshape(-1, 3)
     pixel = torch.arange(batch * count * height * width, device=context.device, dtype=torch.int32)
-    pixel = pixel.view(batch, count, 1, height, width).expand_as(scores)
-    volume = voxel_pooling(volume_to_rows(context), pixel.flatten(), scores.flatten(), rows, batch * grid.voxels)
+    pixel = pixel.view(batch, count, 1, height, width).expand_as(scores).flatten()
+    sample = torch.arange(batch, device=context.device, dtype=torch.int32).repeat_interleave(scores[0].numel())
+    weights = scores.flatten()
+    if positions.device.type == "cpu":  # half of the points lie outside; on a GPU leaving them out would be a sync
+        near = points_near(positions, grid)
+        positions, pixel, sample, weights = (values[near] for values in (positions, pixel, sample, weights))
+    taps = soft_filling_taps(positions, grid) if soft else nearest_tap(positions, grid)
+    rows = _rows_of_samples(batch, sample, taps, grid)
+    volume = voxel_pooling(volume_to_rows(context), pixel, weights, rows, batch * grid.voxels)
     x, y, z = grid.cells
     return rows_to_volume(volume, batch, (y, x) if z == 1 else (y, x, z))
 
 
-def _rows_of_samples(batch: int, points_per_sample: int, taps: VoxelTaps, grid: GridSpec) -> VoxelTaps:
+def _rows_of_samples(batch: int, sample: Tensor, taps: VoxelTaps, grid: GridSpec) -> VoxelTaps:
     """Shift the voxel rows of sample b by b grids; outside stays outside of all."""
     if batch == 1:
         return taps
-    sample = torch.arange(batch, device=taps.rows.device, dtype=torch.int32).repeat_interleave(points_per_sample)
     shifted = torch.where(taps.rows < grid.voxels, taps.rows + sample[:, None] * grid.voxels, batch * grid.voxels)
     return VoxelTaps(shifted.to(torch.int32), taps.weights)

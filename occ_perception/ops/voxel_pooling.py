@@ -45,6 +45,26 @@ def soft_filling_taps(points: Tensor, grid: GridSpec) -> VoxelTaps:
     return VoxelTaps(rows.flatten(1), (weights * inside).flatten(1))
 
 
+def points_near(points: Tensor, grid: GridSpec) -> Tensor:
+    """Indices of the metric points [P, 3] that have a voxel around them at all, in order."""
+    origin, interval = points.new_tensor(grid.origin), points.new_tensor(grid.interval)
+    beyond = torch.tensor(grid.cells, dtype=points.dtype, device=points.device)
+    coordinates = (points - origin) / interval
+    return ((coordinates > -1) & (coordinates < beyond)).all(dim=-1).nonzero().squeeze(1)
+
+
+def nearest_tap(points: Tensor, grid: GridSpec) -> VoxelTaps:
+    """The voxel that holds each metric point [P, 3], with weight 1: what soft filling replaces (lift-splat)."""
+    origin, interval = points.new_tensor(grid.origin), points.new_tensor(grid.interval)
+    cells = torch.tensor(grid.cells, device=points.device)
+    # Far points are pulled to just outside, so that the integer conversion cannot overflow.
+    index = ((points - origin) / interval).round().clamp(min=-1.0).minimum(cells.to(points.dtype)).to(torch.int32)
+    inside = ((index >= 0) & (index < cells)).all(dim=-1, keepdim=True)
+    x, y, z = index.unbind(-1)
+    row = ((y * grid.cells[0] + x) * grid.cells[2] + z)[:, None]
+    return VoxelTaps(torch.where(inside, row, grid.voxels).to(torch.int32), inside.to(points.dtype))
+
+
 def _corners(coordinate: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
     """Candidate cells along one axis, [P, K] each: int32 index, weight 1 - |distance|, and whether it is inside."""
     if cells == 1:
