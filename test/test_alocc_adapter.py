@@ -12,9 +12,10 @@ from occ_perception.geometry import CameraRig, PinholeCamera
 from occ_perception.models.alocc import ALOcc
 from occ_perception.models.alocc_adapter import ALOccModel, ALOccModelOutput
 from occ_perception.models.alocc_config import alocc_config
-from occ_perception.models.alocc_geometry import camera_poses, camera_tensors, lidar_depth_of, stereo_motion
+from occ_perception.models.alocc_geometry import camera_tensors, lidar_depth_of, stereo_motion
 from occ_perception.models.alocc_types import ALOccInputs
 from occ_perception.models.base import ModelInput
+from occ_perception.models.camera_inputs import camera_poses
 from occ_perception.ontology import FREE, UNKNOWN
 from occ_perception.session import Session
 

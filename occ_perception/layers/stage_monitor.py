@@ -4,9 +4,9 @@ import time
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from occ_perception.errors import NumericsError
+from occ_perception.errors import NumericsError, WeightsError
 
 
 class StageObserver(Protocol):
@@ -70,3 +70,10 @@ class FiniteMonitor:
             raise NumericsError(
                 f"stage {names[finite.index(False)]!r} produced NaN or infinity; expected finite values"
             )
+
+
+def check_finite_weights(network: nn.Module, name: str) -> None:
+    """Raise WeightsError if a weight or buffer of the network called ``name`` is NaN or infinite."""
+    broken = [key for key, value in network.state_dict().items() if not bool(torch.isfinite(value.sum()))]
+    if broken:
+        raise WeightsError(f"{name}: NaN or infinity in {len(broken)} weights, first {broken[0]}")

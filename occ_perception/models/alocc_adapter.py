@@ -11,16 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from occ_perception.errors import InvalidInputError, WeightsError
-from occ_perception.layers.stage_monitor import FiniteMonitor, StageTimer
+from occ_perception.errors import InvalidInputError
+from occ_perception.layers.stage_monitor import FiniteMonitor, StageTimer, check_finite_weights
 from occ_perception.models.alocc import LIFTING_STRIDE, ALOcc
 from occ_perception.models.alocc_config import NUSCENES_CAMERAS, ALOccConfig, alocc_config
 from occ_perception.models.alocc_geometry import (
-    CameraPoses,
-    camera_poses,
     camera_tensors,
     cells_in_lidar_grid,
-    check_images,
     lidar_depth_of,
     lidar_from_anchor,
     published_grid,
@@ -28,6 +25,7 @@ from occ_perception.models.alocc_geometry import (
 )
 from occ_perception.models.alocc_types import ALOccInputs, ALOccOutput, ALOccState
 from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput
+from occ_perception.models.camera_inputs import CameraPoses, camera_poses, check_images
 from occ_perception.occupancy import ModelInfo
 from occ_perception.ontology import FREE, UNKNOWN, ontology_by_name
 
@@ -89,7 +87,9 @@ class ALOccModel:
     ) -> None:
         self.config = config
         self.device = torch.device(device)
-        self.network = _with_finite_weights(network).to(self.device).prepare_for_inference()
+        # NaN in its weights would be hidden by the fused ReLU (``ops/fused_conv.py``).
+        check_finite_weights(network, config.name)
+        self.network = network.to(self.device).prepare_for_inference()
         self.network.history_dtype = torch.float16 if half_history else torch.float32
         self.info = ModelInfo(
             config.name, ontology_by_name(config.label_set), published_grid(config), weights, trained_on
@@ -114,7 +114,7 @@ class ALOccModel:
             InvalidInputError: wrong images, calibration or poses, or a state that is not of this model and grid.
             NumericsError: a stage produced NaN or infinity; the message names the first.
         """
-        check_images(inputs, self.config, LIFTING_STRIDE)
+        check_images(inputs, self.config.name, LIFTING_STRIDE)
         poses = camera_poses(inputs)
         stream = self._checked_stream(inputs, state, prev_ego_from_ego)
         replace = stream is None or self._replaces(stream, inputs.frame.stamp_ns)
@@ -178,7 +178,7 @@ class ALOccModel:
         self, inputs: ModelInput, poses: CameraPoses, stream: ALOccStream | None, motion: Tensor | None
     ) -> tuple[ALOccInputs, ALOccState | None]:
         """Only the cameras that are present enter the network; the others contribute nothing."""
-        images = check_images(inputs, self.config, LIFTING_STRIDE)
+        images = check_images(inputs, self.config.name, LIFTING_STRIDE)
         present = torch.tensor(inputs.present)
         if not all(inputs.present):
             images = images[present.to(images.device)]
@@ -242,14 +242,6 @@ class ALOccModel:
             flow=flow,
             scores=scores if self._class_scores else None,
         )
-
-
-def _with_finite_weights(network: ALOcc) -> ALOcc:
-    """The network; NaN in its weights would be hidden by the fused ReLU (``ops/fused_conv.py``)."""
-    broken = [name for name, value in network.state_dict().items() if not bool(torch.isfinite(value.sum()))]
-    if broken:
-        raise WeightsError(f"{network.config.name}: NaN or infinity in {len(broken)} weights, first {broken[0]}")
-    return network
 
 
 def create_alocc(

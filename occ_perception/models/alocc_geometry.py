@@ -1,8 +1,6 @@
-"""From the project's frames (named transforms, float64) to ALOcc's camera tensors, with checks of what comes in."""
+"""From the project's frames (named transforms, float64) to ALOcc's camera tensors."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,46 +11,9 @@ from occ_perception.frame import Frame
 from occ_perception.geometry import VoxelGrid, check_rigid, inverse, transform_points
 from occ_perception.models.alocc_config import ALOccConfig
 from occ_perception.models.base import ModelInput
+from occ_perception.models.camera_inputs import CameraPoses, checked_intrinsics, image_affines
 from occ_perception.ops.frustum import CameraTensors
 from occ_perception.ops.lidar_depth import depth_bins, lidar_depth_map
-
-
-@dataclass(frozen=True)
-class CameraPoses:
-    """Where the cameras that delivered an image were.
-
-    Attributes:
-        names: in network order.
-        anchor_from_camera: camera to the ego frame at the anchor stamp, float64 [n, 4, 4].
-        odom_from_camera: float64 [n, 4, 4]; None when the vehicle's pose is not known.
-    """
-
-    names: tuple[str, ...]
-    anchor_from_camera: np.ndarray
-    odom_from_camera: np.ndarray | None
-
-
-def camera_poses(inputs: ModelInput) -> CameraPoses:
-    """Poses of the present cameras, each at its own exposure.
-
-    The working frame is the ego frame at the anchor stamp, which for published weights is the CAM_FRONT exposure
-    (specs/alocc.md section 1).  A camera whose image has no pose of its own is taken as exposed at the anchor.
-    """
-    frame = inputs.frame
-    names = tuple(name for name, here in zip(inputs.cameras, inputs.present, strict=True) if here)
-    mounts = np.stack([check_rigid(frame.rig[name].ego_from_camera, f"{name}: ego_from_camera") for name in names])
-    if frame.odom_from_ego is None:
-        return CameraPoses(names, mounts, None)
-    odom_from_anchor = check_rigid(frame.odom_from_ego, "odom_from_ego")
-    odom_from_camera = np.stack(
-        [_pose_of_image(frame, name, odom_from_anchor) @ mount for name, mount in zip(names, mounts, strict=True)]
-    )
-    return CameraPoses(names, inverse(odom_from_anchor) @ odom_from_camera, odom_from_camera)
-
-
-def _pose_of_image(frame: Frame, name: str, default: np.ndarray) -> np.ndarray:
-    pose = frame.images[name].odom_from_ego
-    return default if pose is None else check_rigid(pose, f"{name}: odom_from_ego")
 
 
 def lidar_from_anchor(frame: Frame) -> np.ndarray:
@@ -95,8 +56,8 @@ def camera_tensors(
     inputs: ModelInput, poses: CameraPoses, device: torch.device, grid_from_anchor: np.ndarray | None = None
 ) -> CameraTensors:
     """Calibration of the present cameras as the network takes it, float32, batch of one."""
-    affines = _affines(inputs, poses)
-    intrinsics = np.stack([_checked_intrinsics(inputs.frame, name) for name in poses.names])
+    affines = image_affines(inputs, poses)
+    intrinsics = np.stack([checked_intrinsics(inputs.frame, name) for name in poses.names])
     post_rots = np.zeros_like(affines)
     post_rots[:, :2, :2] = affines[:, :2, :2]
     post_rots[:, 2, 2] = 1
@@ -105,43 +66,6 @@ def camera_tensors(
     bda = np.eye(3)
     tensors = (transforms[:, :3, :3], transforms[:, :3, 3], intrinsics, post_rots, post_trans, bda)
     return CameraTensors(*(_to(device, array[None]) for array in tensors))
-
-
-def _affines(inputs: ModelInput, poses: CameraPoses) -> np.ndarray:
-    if inputs.image_affines is None:
-        raise InvalidInputError("images came without their affines (original to network pixels)")
-    rows = [inputs.cameras.index(name) for name in poses.names]
-    return inputs.image_affines.numpy()[rows]
-
-
-def _checked_intrinsics(frame: Frame, name: str) -> np.ndarray:
-    matrix = frame.rig[name].intrinsics
-    upright = np.abs(matrix[[1, 2, 2], [0, 0, 1]]).max() < 1e-9
-    if not (np.isfinite(matrix).all() and matrix[0, 0] > 0 and matrix[1, 1] > 0 and upright):
-        raise InvalidInputError(f"{name}: expected a pinhole matrix with positive focal lengths, got {matrix.tolist()}")
-    return matrix
-
-
-def check_images(inputs: ModelInput, config: ALOccConfig, stride: int) -> Tensor:
-    """The image tensor [N, 3, H, W], after checking number, size and type.
-
-    Raises:
-        InvalidInputError: what was expected and what came.
-    """
-    images = inputs.images
-    if images is None or images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        got = "none" if images is None else f"{images.dtype} {tuple(images.shape)}"
-        raise InvalidInputError(f"{config.name}: expected float images [N, 3, H, W], got {got}")
-    if not images.shape[0] == len(inputs.cameras) == len(inputs.present):
-        raise InvalidInputError(
-            f"{config.name}: {images.shape[0]} images for {len(inputs.cameras)} cameras {list(inputs.cameras)}"
-        )
-    if not any(inputs.present):
-        raise InvalidInputError(f"{config.name}: no camera of {list(inputs.cameras)} delivered an image")
-    height, width = images.shape[-2:]
-    if height % stride or width % stride or min(height, width) < 2 * stride:
-        raise InvalidInputError(f"{config.name}: image sides must be multiples of {stride}, got {width}x{height}")
-    return images
 
 
 def stereo_motion(
@@ -176,7 +100,7 @@ def lidar_depth_of(
     if poses.odom_from_camera is not None and sweep.odom_from_ego is not None:
         to_camera = inverse(poses.odom_from_camera)
         source = sweep.odom_from_ego @ sweep.ego_from_lidar
-    affines = torch.from_numpy(_affines(inputs, poses))
+    affines = torch.from_numpy(image_affines(inputs, poses))
     maps = []
     for name, camera_from_world, affine in zip(poses.names, to_camera, affines, strict=True):
         points = torch.from_numpy(transform_points(camera_from_world @ source, sweep.points[:, :3].astype(np.float64)))
