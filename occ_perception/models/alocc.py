@@ -16,6 +16,7 @@ from occ_perception.layers.depth_transfer import (
 )
 from occ_perception.layers.flow_head import FlowHead, bev_summary, correlation_scores
 from occ_perception.layers.folding import fold_batch_norms
+from occ_perception.layers.fpn import FPN
 from occ_perception.layers.history_fusion import (
     HistoryState,
     HistoryUpdate,
@@ -24,11 +25,10 @@ from occ_perception.layers.history_fusion import (
     mixing_conv,
     restart_history,
 )
-from occ_perception.layers.image_neck import ImageNeck
 from occ_perception.layers.lifting import GridParameters, lift
 from occ_perception.layers.prototype_head import PrototypeHead
 from occ_perception.layers.residual_blocks import ResidualStages
-from occ_perception.layers.resnet import ResNet50
+from occ_perception.layers.resnet import ResNet
 from occ_perception.layers.stage_monitor import StageObserver, ignore_stages
 from occ_perception.layers.voxel_neck import BevNeck, HeightExpansion, VolumeNeck, scores_from_columns
 from occ_perception.models.alocc_config import ALOccConfig
@@ -53,8 +53,8 @@ class ALOcc(nn.Module):
         self.config = config
         self.grid = GridSpec(config.grid_origin, config.lifting_interval, config.lifting_cells)
         lifted = config.lifted_channels
-        self.img_backbone = ResNet50()
-        self.img_neck = ImageNeck()
+        self.img_backbone = ResNet()
+        self.img_neck = FPN((1024, 2048), 256, outputs=1)
         self.depth_net = DepthNet(
             lifted, config.depth_bins, config.intra_object_bins, config.stereo, config.inter_object
         )
@@ -117,13 +117,16 @@ class ALOcc(nn.Module):
         voxels, logits = self.score_voxels(features, observe)
         flow, flow_logits, flow_map = self.predict_flow(inputs, voxels, state, observe)
         context = heads.context.unflatten(0, inputs.images.shape[:2])
-        output = ALOccOutput(logits, flow, flow_logits, depth, context)
+        output = ALOccOutput(logits, flow, flow_logits, depth, context, voxels)
         return output, ALOccState(history, stereo_features, flow_map, inputs.cameras.bda)
 
-    def prepare_for_inference(self) -> ALOcc:
-        """Fold what is linear and lay the weights out channels-last; the network cannot be trained or saved after."""
+    def prepare_for_inference(self, keep_voxel_features: bool = False) -> ALOcc:
+        """Fold what is linear and lay the weights out channels-last; the network cannot be trained or saved after.
+
+        Without ``keep_voxel_features`` the variants that only need class scores no longer make the voxel features.
+        """
         fold_batch_norms(self.eval().requires_grad_(False))
-        if not self.config.volumetric and not self.config.flow:
+        if not (self.config.volumetric or self.config.flow or keep_voxel_features):
             self.score_expansion = scores_from_columns(self.final_conv, self.alocc_head)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d)):
@@ -135,10 +138,10 @@ class ALOcc(nn.Module):
     def image_features(self, images: Tensor, observe: StageObserver) -> tuple[Tensor, Tensor | None]:
         """Images [B, N, 3, H, W] -> neck map [B * N, 256, h, w] and, for stereo variants, C2 [B, N, 256, H/4, W/4]."""
         flat = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        c2, c4, c5 = self.img_backbone(flat, self.config.stereo)
+        c2, _, c4, c5 = self.img_backbone(flat, self.config.stereo)
         for index, stage in enumerate((c4, c5) if c2 is None else (c2, c4, c5)):
             observe(f"backbone{index}", stage)
-        features = self.img_neck(c4, c5)
+        features = self.img_neck((c4, c5))[0]
         observe("neck0", features)
         return features, None if c2 is None else c2.detach().unflatten(0, images.shape[:2])
 

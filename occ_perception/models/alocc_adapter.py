@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from occ_perception.errors import InvalidInputError
+from occ_perception.errors import ConfigurationError, InvalidInputError
 from occ_perception.layers.stage_monitor import FiniteMonitor, StageTimer, check_finite_weights
 from occ_perception.models.alocc import LIFTING_STRIDE, ALOcc
 from occ_perception.models.alocc_config import NUSCENES_CAMERAS, ALOccConfig, alocc_config
@@ -69,8 +69,10 @@ class ALOccModel:
         precision: arithmetic of the convolutions; the geometry and the history stay float32.
         class_scores: whether outputs carry the scores of every class.
         half_history: keep the stored volumes in float16, half the memory.
+        voxel_features: whether outputs carry the features of every voxel, before they meet the class prototypes.
 
     Raises:
+        ConfigurationError: voxel features were asked for, but they lie in LiDAR axes.
         WeightsError: a weight is NaN or infinite.
     """
 
@@ -84,12 +86,15 @@ class ALOccModel:
         precision: Precision = "float32",
         class_scores: bool = False,
         half_history: bool = False,
+        voxel_features: bool = False,
     ) -> None:
+        if voxel_features and config.lidar_axes:
+            raise ConfigurationError(f"{config.name}: its voxel features are not on the published grid")
         self.config = config
         self.device = torch.device(device)
         # NaN in its weights would be hidden by the fused ReLU (``ops/fused_conv.py``).
         check_finite_weights(network, config.name)
-        self.network = network.to(self.device).prepare_for_inference()
+        self.network = network.to(self.device).prepare_for_inference(voxel_features)
         self.network.history_dtype = torch.float16 if half_history else torch.float32
         self.info = ModelInfo(
             config.name, ontology_by_name(config.label_set), published_grid(config), weights, trained_on
@@ -102,6 +107,7 @@ class ALOccModel:
         self.history_interval_s = config.frame_interval if config.history_frames else 0.0
         self._precision = precision
         self._class_scores = class_scores
+        self._voxel_features = voxel_features
 
     @torch.inference_mode()
     def step(self, inputs: ModelInput, state: Any, prev_ego_from_ego: Tensor | None) -> ModelOutput:
@@ -241,7 +247,13 @@ class ALOccModel:
             confidence=(confidence * 255).round().to(torch.uint8),
             flow=flow,
             scores=scores if self._class_scores else None,
+            voxel_features=self._kept_features(output),
         )
+
+    def _kept_features(self, output: ALOccOutput) -> Tensor | None:
+        if not self._voxel_features or output.voxel_features is None:
+            return None
+        return output.voxel_features[0].transpose(1, 2)
 
 
 def create_alocc(

@@ -53,3 +53,4 @@ class ALOccOutput(NamedTuple):
     flow_logits: Tensor | None  # [B, 176, Y, X, Z], in training mode only
     depth: Tensor  # surface depth distribution [B, N, D, h, w]
     context: Tensor  # [B, N, C, h, w]
+    voxel_features: Tensor | None = None  # [B, F, Y, X, Z]; None where the classes are scored without making them

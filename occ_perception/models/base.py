@@ -71,6 +71,8 @@ class ModelOutput:
         stages_ms: wall time by stage.
         notes: what the model had to leave out and why, in words, for diagnostics.
         lidar_used: whether any LiDAR point took part; None: whenever there was a sweep and the model uses LiDAR.
+        voxel_features: float [C, X', Y', Z'], features on the model's grid at any resolution, of models that were told
+            to keep them: what `models.panoptic` works on; or None.
     """
 
     semantics: torch.Tensor
@@ -84,6 +86,7 @@ class ModelOutput:
     stages_ms: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     lidar_used: bool | None = None
+    voxel_features: torch.Tensor | None = None
 
 
 class PerceptionModel(Protocol):
