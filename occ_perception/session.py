@@ -164,7 +164,8 @@ class Session:
         missing = [name for name in cameras if name not in images]
         if missing:
             notes.append(f"cameras missing: {', '.join(missing)}")
-        if len(images) < max(min(self.settings.min_cameras, len(cameras)), 1):
+        blind = self._images.spec.optional and not images and bool(frame.lidar)
+        if not blind and len(images) < max(min(self.settings.min_cameras, len(cameras)), 1):
             raise InvalidInputError(
                 f"expected {self.settings.min_cameras} usable images, got {len(images)}; "
                 f"calibrated cameras: {list(cameras)}; {notes}"
@@ -174,7 +175,7 @@ class Session:
             cameras,
             tuple(name in images for name in cameras),
             self._images.batch(cameras, images),
-            self._images.affines({name: frame.rig[name] for name in cameras}),
+            self._images.affines({name: frame.rig[name] for name in cameras}) if cameras else None,
         )
 
     def _camera_order(self, rig: CameraRig, notes: list[str]) -> tuple[str, ...]:

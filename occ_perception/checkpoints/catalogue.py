@@ -18,7 +18,25 @@ def describe_models() -> list[dict[str, Any]]:
         "published": {},
         "source": "this project",
     }
-    return [carving, *(_describe(config) for config in VARIANTS.values())]
+    return [carving, _describe_nano(), *(_describe(config) for config in VARIANTS.values())]
+
+
+def _describe_nano() -> dict[str, Any]:
+    return {
+        "name": "nano",
+        "parameters": _parameters("nano"),
+        "labels": "occ3d",
+        "needs": "cameras at 352x128, LiDAR, or both; vehicle pose; weights",
+        "mask_training": True,
+        "history_frames": 1,
+        "flow": True,
+        "published": {},
+        "source": "this project",
+    }
+
+
+def _parameters(model: str) -> int:
+    return sum(p.numel() for p in skeleton(model).parameters() if p.requires_grad)
 
 
 def _describe(config: ALOccConfig) -> dict[str, Any]:
@@ -26,11 +44,10 @@ def _describe(config: ALOccConfig) -> dict[str, Any]:
     needs = f"6 cameras at {width}x{height}, vehicle pose, weights"
     if config.uses_lidar_depth:
         needs += ", LiDAR"
-    parameters = sum(p.numel() for p in skeleton(config.name).parameters() if p.requires_grad)
     evaluated = "with" if config.mask_trained else "without"
     return {
         "name": config.name,
-        "parameters": parameters,
+        "parameters": _parameters(config.name),
         "labels": config.label_set,
         "needs": needs,
         "mask_training": config.mask_trained,

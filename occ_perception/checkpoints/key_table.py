@@ -9,8 +9,8 @@ from functools import cache
 import torch
 from torch import nn
 
+from occ_perception.models import canonical_name, create_network, network_names
 from occ_perception.models.alocc import ALOcc
-from occ_perception.models.alocc_config import VARIANTS, alocc_config
 
 # Counters of batch normalisation have no effect on inference; a file may have them or not.
 OPTIONAL_SUFFIX = "num_batches_tracked"
@@ -69,24 +69,27 @@ def _by_group(keys: Iterable[str], examples: int = 2) -> str:
 
 @cache
 def key_table(model: str) -> KeyTable:
-    """The table of one variant; ConfigurationError lists the names when there is no such variant."""
-    config = alocc_config(model)
-    network = skeleton(config.name)
+    """The table of one network; ConfigurationError lists the names when there is no such network."""
+    network = skeleton(model)
     shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    grid = ((config.grid_origin, config.lifting_interval, config.lifting_cells),)
-    origin, interval, cells = grid[0]
-    constants = {
+    return KeyTable(canonical_name(model), shapes, _grid_constants(network))
+
+
+def _grid_constants(network: nn.Module) -> dict[str, tuple[float, ...]]:
+    if not isinstance(network, ALOcc):
+        return {}
+    origin, interval, cells = network.grid
+    return {
         f"{GRID_PREFIX}dx": tuple(interval),
         f"{GRID_PREFIX}bx": tuple(o + i / 2 for o, i in zip(origin, interval, strict=True)),
         f"{GRID_PREFIX}nx": tuple(float(n) for n in cells),
     }
-    return KeyTable(config.name, shapes, constants)
 
 
 def skeleton(model: str) -> nn.Module:
-    """The variant's network without memory behind its tensors: names and shapes only."""
+    """A model's network without memory behind its tensors: names and shapes only."""
     with torch.device("meta"):
-        return ALOcc(alocc_config(model))
+        return create_network(model)
 
 
 def compare(
@@ -124,9 +127,9 @@ def _broken_ties(tensors: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def fitting_models(tensors: Mapping[str, torch.Tensor], stored: bool = False) -> list[str]:
-    """Variants whose table these tensors satisfy (twins trained without the mask share one table)."""
+    """Models whose table these tensors satisfy (twins trained without the mask share one table)."""
     fits = []
-    for model in VARIANTS:
+    for model in network_names():
         table = key_table(model)
         if not compare(tensors, table, table.stored if stored else table.required):
             fits.append(model)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from occ_perception.checkpoints.importer import card_path, file_sha256
 from occ_perception.checkpoints.key_table import TIED, compare, fitting_models, key_table
 from occ_perception.errors import WeightsError
-from occ_perception.models.alocc_config import alocc_config
+from occ_perception.models import canonical_name
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class LoadedWeights:
 
 
 def load_weights(network: nn.Module, model: str, path: str | Path) -> LoadedWeights:
-    """Load a file written by ``import_checkpoint`` into the network of the variant ``model``.
+    """Load a file written by ``import_checkpoint`` or by training into the network of the model of that name.
 
     Raises:
         WeightsError: unreadable file, or the weights of another model (the message lists the keys that differ by
             group and names the variant that fits).
     """
-    path, name = Path(path), alocc_config(model).name
+    path, name = Path(path), canonical_name(model)
     imported_as, tensors = _read(path)
     table = key_table(name)
     difference = compare(tensors, table, table.stored)

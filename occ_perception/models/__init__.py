@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from occ_perception.errors import ConfigurationError
 from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput, PerceptionModel
@@ -13,16 +14,57 @@ from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput, Perce
 if TYPE_CHECKING:
     from occ_perception.models.lidar_carving_config import LidarCarvingConfig
 
-__all__ = ["ImageSpec", "ModelInput", "ModelOutput", "PerceptionModel", "create_model", "model_names", "resolve_device"]
+__all__ = [
+    "ImageSpec",
+    "ModelInput",
+    "ModelOutput",
+    "PerceptionModel",
+    "canonical_name",
+    "create_model",
+    "create_network",
+    "model_names",
+    "network_names",
+    "resolve_device",
+]
 
 LIDAR_CARVING = "lidar-carving"
+NANO = "nano"
 
 
 def model_names() -> tuple[str, ...]:
     """Names that `create_model` takes."""
+    return (LIDAR_CARVING, *network_names())
+
+
+def network_names() -> tuple[str, ...]:
+    """Names of the models that are networks, which `create_network` takes."""
     from occ_perception.models.alocc_config import VARIANTS
 
-    return (LIDAR_CARVING, *VARIANTS)
+    return (NANO, *VARIANTS)
+
+
+def canonical_name(name: str) -> str:
+    """A model's name as it is stored and shown: lower case, ``-`` for ``_``."""
+    return name.lower().replace("_", "-")
+
+
+def create_network(name: str) -> nn.Module:
+    """The network of a model with random weights, in training mode: for training, and for what weights must fit.
+
+    Raises:
+        ConfigurationError: no such network (the message lists them).
+    """
+    name = canonical_name(name)
+    if name not in network_names():
+        raise ConfigurationError(f"unknown network '{name}'; known networks: {', '.join(network_names())}")
+    if name == NANO:
+        from occ_perception.models.nano import Nano
+
+        return Nano()
+    from occ_perception.models.alocc import ALOcc
+    from occ_perception.models.alocc_config import alocc_config
+
+    return ALOcc(alocc_config(name))
 
 
 def resolve_device(device: str) -> torch.device:
@@ -64,7 +106,7 @@ def create_model(
         ConfigurationError: unknown name (the message lists the names), or weights missing where they are needed.
         WeightsError: the file does not fit the model (the message says which keys differ).
     """
-    name = name.lower().replace("_", "-")
+    name = canonical_name(name)
     if name not in model_names():
         raise ConfigurationError(f"unknown model '{name}'; known models: {', '.join(model_names())}")
     if name == LIDAR_CARVING:
@@ -73,10 +115,14 @@ def create_model(
         if weights:
             raise ConfigurationError(f"model {name} takes no weights, got {weights}")
         return LidarCarving(carving)
-    from occ_perception.models.alocc_adapter import create_alocc
-
     if not weights and not allow_untrained:
         raise ConfigurationError(
             f"model {name} needs weights (a .safetensors file); see 'occ_perception import --help'"
         )
+    if name == NANO:
+        from occ_perception.models.nano_adapter import create_nano
+
+        return create_nano(Path(weights) if weights else None, torch.device(device))
+    from occ_perception.models.alocc_adapter import create_alocc
+
     return create_alocc(name, Path(weights) if weights else None, torch.device(device))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,6 +16,19 @@ from occ_perception.models.base import ModelInput
 from occ_perception.models.camera_inputs import CameraPoses, checked_intrinsics, image_affines
 from occ_perception.ops.frustum import CameraTensors
 from occ_perception.ops.lidar_depth import depth_bins, lidar_depth_map
+
+
+class DepthRange(Protocol):
+    """The depth bins of a model's configuration, metres."""
+
+    @property
+    def depth_start(self) -> float: ...
+    @property
+    def depth_stop(self) -> float: ...
+    @property
+    def depth_step(self) -> float: ...
+    @property
+    def depth_bins(self) -> int: ...
 
 
 def lidar_from_anchor(frame: Frame) -> np.ndarray:
@@ -89,7 +104,7 @@ def stereo_motion(
 
 
 def lidar_depth_of(
-    inputs: ModelInput, poses: CameraPoses, config: ALOccConfig, size: tuple[int, int], stride: int
+    inputs: ModelInput, poses: CameraPoses, config: DepthRange, size: tuple[int, int], stride: int
 ) -> Tensor | None:
     """Depth bin of the nearest LiDAR return per feature cell, int64 [1, n, h, w]; None when there is no sweep."""
     if not inputs.frame.lidar:

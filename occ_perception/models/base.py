@@ -23,6 +23,7 @@ class ImageSpec:
             sizes are scaled to the same resized width.
         mean, std: normalisation per network channel, on 0..255 values.
         bgr: network channel 0 is blue.
+        optional: the model also works on a frame without a single image (with its LiDAR).
     """
 
     height: int
@@ -33,6 +34,7 @@ class ImageSpec:
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     bgr: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """`nano`: semantics, flow and instances in real time on a laptop's CPU; cameras, LiDAR or both.
 
 ALOcc's adaptive lifting (camera-aware depth, intra-object depth transfer, soft filling), prototype head and
-correlation flow head, scaled down; one recurrent bird's-eye-view state in place of 16 stored frames; a centre-and-offset
-instance head; and a LiDAR branch that may be absent.  Source of the parts: specs/alocc.md sections 4, 5, 8.
+correlation flow head, scaled down; one recurrent bird's-eye-view state in place of 16 stored frames; an instance head
+of centres and offsets; and a LiDAR branch that may be absent.  Source of the parts: specs/alocc.md sections 4, 5, 8.
 """
 
 from __future__ import annotations
@@ -94,8 +94,7 @@ class Nano(nn.Module):
         heatmap, offsets = self.predict_instances(bev)
         output = NanoOutput(self.voxel_features(bev), self.prototypes, flow_logits, heatmap, offsets, depth)
         observe("voxels", output.voxel_features)
-        kept = (fused.detach().float(), matching.detach().float())
-        return output, NanoState(*(kept_map.movedim(1, -1).contiguous() for kept_map in kept), inputs.cameras.bda)
+        return output, NanoState(_kept(fused), _kept(matching), inputs.cameras.bda)
 
     def lift_images(self, inputs: NanoInputs, observe: StageObserver) -> tuple[Tensor, Tensor | None]:
         """Images -> bird's-eye view [B, C, Y, X] by predicted (and, with LiDAR, measured) depth; and that depth."""
@@ -185,6 +184,11 @@ class Nano(nn.Module):
             if isinstance(module, nn.Conv2d):
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
         return self
+
+
+def _kept(features: Tensor) -> Tensor:
+    """A map [B, C, Y, X] as the state holds it: channels-last, float32, without gradient."""
+    return features.detach().float().movedim(1, -1).contiguous()
 
 
 def class_scores(output: NanoOutput) -> Tensor:

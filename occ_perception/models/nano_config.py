@@ -59,6 +59,11 @@ class NanoConfig:
     frame_interval: float = 0.5
 
     @property
+    def depth_stop(self) -> float:
+        """Where the last depth bin ends, metres."""
+        return self.depth_start + self.depth_step * self.depth_bins
+
+    @property
     def coarse_cells(self) -> tuple[int, int]:
         """Coarse cells (x, y)."""
         return self.grid_size[0] // 2, self.grid_size[1] // 2

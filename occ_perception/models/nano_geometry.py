@@ -1,0 +1,81 @@
+"""From the project's frames to the tensors of `nano`: camera calibration, LiDAR voxels, measured depth."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from occ_perception.geometry import VoxelGrid, inverse, transform_points
+from occ_perception.models.alocc_geometry import camera_tensors, lidar_depth_of
+from occ_perception.models.base import ModelInput
+from occ_perception.models.camera_inputs import camera_poses
+from occ_perception.models.lidar_carving_config import OwnVehicle
+from occ_perception.models.nano import FEATURE_STRIDE
+from occ_perception.models.nano_config import NanoConfig
+from occ_perception.ops.frustum import CameraTensors
+
+
+class SensorTensors(NamedTuple):
+    """One frame's calibration and LiDAR, batch of one; only the cameras that delivered an image."""
+
+    cameras: CameraTensors
+    lidar_occupancy: Tensor  # bool [1, X, Y, Z] voxels with a return
+    lidar_depth: Tensor  # int64 [1, n, h, w], -1 without a return
+    has_lidar: bool
+
+
+def sensor_tensors(
+    inputs: ModelInput,
+    config: NanoConfig,
+    own_vehicle: OwnVehicle,
+    device: torch.device,
+    grid_from_anchor: np.ndarray | None = None,
+) -> SensorTensors:
+    """What the network is told about a frame besides its images.
+
+    Args:
+        inputs: the frame; at least its pose or the sensors' mounting must be there.
+        config: sizes.
+        own_vehicle: returns inside are the vehicle itself.
+        device: where to.
+        grid_from_anchor: float64 [4, 4], if the grid is not the ego frame at the anchor stamp (training labels).
+    """
+    cameras, depth = _no_cameras(device), torch.zeros(1, 0, 1, 1, dtype=torch.int64, device=device)
+    if any(inputs.present):
+        poses = camera_poses(inputs)
+        cameras = camera_tensors(inputs, poses, device, grid_from_anchor)
+        size = config.image_size
+        measured = lidar_depth_of(inputs, poses, config, size, FEATURE_STRIDE)
+        cells = (1, len(poses.names), size[0] // FEATURE_STRIDE, size[1] // FEATURE_STRIDE)
+        depth = torch.full(cells, -1, device=device) if measured is None else measured.to(device)
+    occupied = lidar_occupancy(inputs, config, own_vehicle, grid_from_anchor)
+    return SensorTensors(cameras, occupied[None].to(device), depth, bool(inputs.frame.lidar))
+
+
+def lidar_occupancy(
+    inputs: ModelInput, config: NanoConfig, own_vehicle: OwnVehicle, grid_from_anchor: np.ndarray | None = None
+) -> Tensor:
+    """Voxels of the grid that hold a return of the newest sweep, bool [X, Y, Z]; non-finite points are left out."""
+    grid = VoxelGrid(config.grid_origin, config.voxel_size, config.grid_size)
+    occupied = torch.zeros(grid.num_voxels, dtype=torch.bool)
+    if inputs.frame.lidar:
+        sweep, frame = inputs.frame.lidar[-1], inputs.frame
+        anchor_from_lidar = sweep.ego_from_lidar
+        if frame.odom_from_ego is not None and sweep.odom_from_ego is not None:
+            anchor_from_lidar = inverse(frame.odom_from_ego) @ sweep.odom_from_ego @ sweep.ego_from_lidar
+        points = sweep.points[np.isfinite(sweep.points[:, :3]).all(axis=1), :3].astype(np.float64)
+        points = transform_points(anchor_from_lidar, points)
+        points = points[~own_vehicle.contains(points)]
+        if grid_from_anchor is not None:
+            points = transform_points(grid_from_anchor, points)
+        cells, inside = grid.cells_of(points)
+        occupied[torch.from_numpy(grid.linear_index(cells[inside]))] = True
+    return occupied.view(config.grid_size)
+
+
+def _no_cameras(device: torch.device) -> CameraTensors:
+    matrices, vectors = torch.zeros(1, 0, 3, 3, device=device), torch.zeros(1, 0, 3, device=device)
+    return CameraTensors(matrices, vectors, matrices, matrices, vectors, torch.eye(3, device=device)[None])

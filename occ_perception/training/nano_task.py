@@ -1,0 +1,255 @@
+"""Training `nano`: frames to network inputs and targets, with the augmentation that makes sensors optional."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from occ_perception.errors import InvalidInputError
+from occ_perception.frame import CameraImage
+from occ_perception.geometry import inverse
+from occ_perception.models.alocc_config import NUSCENES_CAMERAS
+from occ_perception.models.base import ModelInput
+from occ_perception.models.lidar_carving_config import OwnVehicle
+from occ_perception.models.nano import FEATURE_STRIDE, Nano, class_scores
+from occ_perception.models.nano_config import NanoConfig
+from occ_perception.models.nano_geometry import SensorTensors, sensor_tensors
+from occ_perception.models.nano_types import NanoInputs, NanoState, columns_from_grid, grid_from_columns
+from occ_perception.ontology import FREE
+from occ_perception.ops.frustum import CameraTensors
+from occ_perception.preprocessing import decode_image
+from occ_perception.training.augmentation import ImageAugmentation, sample_bev_flip, sample_image_augmentation
+from occ_perception.training.nano_losses import nano_losses
+from occ_perception.training.nano_targets import NanoTargets, nano_targets
+from occ_perception.training.targets import NO_FLIP, BevFlip
+from occ_perception.training.task import Draw, LabelledFrame
+
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+_CAMERAS = len(NUSCENES_CAMERAS)
+
+
+@dataclass(frozen=True)
+class NanoTraining:
+    """How samples of `nano` are varied; probabilities 0..1.
+
+    Attributes:
+        camera_only, lidar_only: share of streams that train without LiDAR, and without any camera.
+        lidar_dropout: share of the other streams' frames whose sweep is lost.
+        camera_dropout: share of frames that lose one camera (a quarter of them two).
+        augment: whether images and grids are augmented and sensors dropped at all.
+        class_weight_power: weight of a class = (1 / its share of the voxels) ** this, relative to free.
+    """
+
+    camera_only: float = 0.45
+    lidar_only: float = 0.1
+    lidar_dropout: float = 0.1
+    camera_dropout: float = 0.2
+    augment: bool = True
+    class_weight_power: float = 0.2
+
+
+# Share of the visible voxels by class, measured on 40 frames of the synthetic training split; free is the last.
+CLASS_SHARES = (
+    0.0005, 0.0010, 0.0004, 0.0020, 0.0060, 0.0010, 0.0004, 0.0008, 0.0003, 0.0012,
+    0.0020, 0.0600, 0.0040, 0.0250, 0.0250, 0.0400, 0.0300, 0.8000,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Sensors:
+    """Which sensors take part in one sample."""
+
+    cameras: np.ndarray  # bool [N]
+    lidar: bool
+
+
+class NanoTask:
+    """`TrainingTask` of `nano`.
+
+    Args:
+        config: of the network.
+        training: augmentation.
+        own_vehicle: LiDAR returns inside are not seen.
+    """
+
+    def __init__(
+        self,
+        config: NanoConfig | None = None,
+        training: NanoTraining | None = None,
+        own_vehicle: OwnVehicle | None = None,
+    ) -> None:
+        self.config = config or NanoConfig()
+        self.training = training or NanoTraining()
+        self.network: nn.Module = Nano(self.config)
+        self._own_vehicle = own_vehicle or OwnVehicle()
+        shares = torch.tensor(CLASS_SHARES)
+        self._class_weight = (shares[-1] / shares) ** self.training.class_weight_power
+
+    # -- in loader processes
+
+    def prepare(self, sample: LabelledFrame, previous: LabelledFrame | None, draw: Draw) -> dict[str, Tensor]:
+        """See `TrainingTask.prepare`."""
+        flip = sample_bev_flip(draw.stream) if self.training.augment else NO_FLIP
+        sensors = self._draw_sensors(sample, draw)
+        augmentations = [self._image_augmentation(sample, name, draw) for name in NUSCENES_CAMERAS]
+        images = [self._image(sample, row, augmentations[row], draw) for row in range(_CAMERAS)]
+        geometry = self._geometry(sample, augmentations)
+        targets = nano_targets(sample.label, self.config.free_class, flip)
+        occupancy = geometry.lidar_occupancy & sensors.lidar
+        return {
+            "images": torch.stack(images),
+            **{name: values[0] for name, values in geometry.cameras._asdict().items() if name != "bda"},
+            "bda": flip.matrix(),
+            "camera_mask": torch.from_numpy(sensors.cameras),
+            "lidar_columns": columns_from_grid(occupancy.flip(_flipped_axes(flip)))[0].contiguous(),
+            "depth_target": geometry.lidar_depth[0],
+            "lidar_mask": torch.tensor(sensors.lidar),
+            "previous_from_current_ego": self._motion(sample, previous),
+            **targets._asdict(),
+        }
+
+    def _draw_sensors(self, sample: LabelledFrame, draw: Draw) -> _Sensors:
+        settings = self.training
+        present = np.array([name in sample.frame.images for name in NUSCENES_CAMERAS])
+        lidar = bool(sample.frame.lidar)
+        if not settings.augment:
+            return _Sensors(present, lidar)
+        kind = draw.stream.random()
+        losses, lost_sweep = draw.frame.random(2)
+        lidar &= kind >= settings.camera_only and lost_sweep >= settings.lidar_dropout
+        if lidar and kind >= 1 - settings.lidar_only:
+            return _Sensors(np.zeros_like(present), lidar)
+        order = draw.frame.permutation(_CAMERAS)
+        lost = 0 if losses >= settings.camera_dropout else 1 if losses >= settings.camera_dropout / 4 else 2
+        present[order[:lost]] = False
+        return _Sensors(present, lidar)
+
+    def _image_augmentation(self, sample: LabelledFrame, name: str, draw: Draw) -> ImageAugmentation:
+        height, width = self.config.image_size
+        camera = sample.frame.rig.get(name)
+        source = (camera.width, camera.height) if camera else (2 * width, 2 * height)
+        resize = width / source[0]
+        if self.training.augment:
+            jitter = (-0.12 * resize, 0.2 * resize)
+            return sample_image_augmentation(draw.frame, source, (width, height), jitter)
+        return ImageAugmentation(resize, (width, height), (0, int(source[1] * resize) - height))
+
+    def _image(self, sample: LabelledFrame, row: int, augmentation: ImageAugmentation, draw: Draw) -> Tensor:
+        """uint8 [3, H, W]; zero for a camera that delivered nothing."""
+        image = sample.frame.images.get(NUSCENES_CAMERAS[row])
+        if image is None:
+            return torch.zeros(3, *self.config.image_size, dtype=torch.uint8)
+        if not isinstance(image, CameraImage):
+            raise InvalidInputError("training wants original images, not prepared ones")
+        picture = augmentation.apply(Image.fromarray(decode_image(image.data)))
+        pixels = np.asarray(picture)
+        if self.training.augment:
+            pixels = _photometric(pixels, draw.frame)
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+    def _geometry(self, sample: LabelledFrame, augmentations: list[ImageAugmentation]) -> SensorTensors:
+        """Calibration of all cameras (identity where one is missing) and LiDAR, in the label's grid frame."""
+        frame = sample.frame
+        present = tuple(name in frame.images for name in NUSCENES_CAMERAS)
+        affines = torch.from_numpy(np.stack([augmentation.affine() for augmentation in augmentations]))
+        inputs = ModelInput(frame, NUSCENES_CAMERAS, present, None, affines)
+        grid_from_anchor = inverse(sample.ego_from_grid)
+        tensors = sensor_tensors(inputs, self.config, self._own_vehicle, torch.device("cpu"), grid_from_anchor)
+        if all(present):
+            return tensors
+        rows = torch.tensor(present).nonzero().squeeze(1)
+        height, width = (side // FEATURE_STRIDE for side in self.config.image_size)
+        depth = torch.full((1, _CAMERAS, height, width), -1)
+        depth[:, rows] = tensors.lidar_depth
+        return tensors._replace(cameras=_all_cameras(tensors.cameras, rows), lidar_depth=depth)
+
+    @staticmethod
+    def _motion(sample: LabelledFrame, previous: LabelledFrame | None) -> Tensor:
+        """previous_from_current of the grid frames, float64 [4, 4]."""
+        if previous is None or previous.frame.odom_from_ego is None or sample.frame.odom_from_ego is None:
+            return torch.eye(4, dtype=torch.float64)
+        odom_from_grid = sample.frame.odom_from_ego @ sample.ego_from_grid
+        return torch.from_numpy(inverse(previous.frame.odom_from_ego @ previous.ego_from_grid) @ odom_from_grid)
+
+    # -- in the training process
+
+    def losses(
+        self, network: nn.Module, batch: dict[str, Tensor], state: Any, starts: tuple[bool, ...], iteration: int
+    ) -> tuple[dict[str, Tensor], Any]:
+        """See `TrainingTask.losses`."""
+        output, after = network(_network_inputs(batch, starts), NanoState(*state) if state is not None else None)
+        targets = NanoTargets(*(batch[name] for name in NanoTargets._fields))
+        return nano_losses(output, targets, batch["depth_target"], self._class_weight.to(batch["bda"].device)), after
+
+    def evaluate(
+        self, network: nn.Module, batch: dict[str, Tensor], state: Any, starts: tuple[bool, ...]
+    ) -> tuple[Tensor, Any]:
+        """See `TrainingTask.evaluate`."""
+        output, after = network(_network_inputs(batch, starts), NanoState(*state) if state is not None else None)
+        classes = grid_from_columns(class_scores(output).argmax(dim=-1).to(torch.uint8))
+        unflipped = [
+            grid.flip([axis for axis in (0, 1) if bda[axis, axis] < 0])
+            for grid, bda in zip(classes, batch["bda"], strict=True)
+        ]
+        classes = torch.stack(unflipped)
+        return torch.where(classes == self.config.free_class, FREE, classes), after
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """See `TrainingTask.parameter_groups`; norms and biases do not decay."""
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+
+def _network_inputs(batch: dict[str, Tensor], starts: tuple[bool, ...]) -> NanoInputs:
+    device = batch["images"].device
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (_MEAN, _STD))
+    images = (batch["images"].float() - mean) / std * batch["camera_mask"][..., None, None, None]
+    seen = batch["lidar_mask"][:, None, None, None]
+    return NanoInputs(
+        images,
+        CameraTensors(*(batch[name] for name in CameraTensors._fields)),
+        batch["camera_mask"],
+        batch["lidar_columns"],
+        torch.where(seen, batch["depth_target"], -1),
+        batch["lidar_mask"],
+        batch["previous_from_current_ego"],
+        torch.tensor(starts, device=device),
+    )
+
+
+def _flipped_axes(flip: BevFlip) -> list[int]:
+    """Axes of a [1, X, Y, Z] grid that a flip reverses."""
+    return [axis for axis, wanted in ((1, flip.x), (2, flip.y)) if wanted]
+
+
+def _all_cameras(present: CameraTensors, rows: Tensor) -> CameraTensors:
+    """Calibration rows of the cameras that are there, spread over all; the others get the identity."""
+
+    def spread(values: Tensor) -> Tensor:
+        blank = torch.eye(3).expand(1, _CAMERAS, 3, 3) if values.ndim == 4 else torch.zeros(1, _CAMERAS, 3)
+        return blank.index_copy(1, rows, values)
+
+    rots, trans, intrins, post_rots, post_trans, bda = present
+    return CameraTensors(spread(rots), spread(trans), spread(intrins), spread(post_rots), spread(post_trans), bda)
+
+
+def _photometric(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast, colour balance and saturation of uint8 RGB [H, W, 3], varied."""
+    gain = random.uniform(0.75, 1.25) * random.uniform(0.93, 1.07, 3)
+    shift = random.uniform(-16, 16)
+    saturation = random.uniform(0.6, 1.3)
+    values = pixels.astype(np.float32)
+    grey = values.mean(axis=2, keepdims=True)
+    values = (grey + (values - grey) * np.float32(saturation)) * gain.astype(np.float32) + np.float32(shift)
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+__all__ = ["NanoTask", "NanoTraining"]
