@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -56,30 +56,50 @@ class Draw(NamedTuple):
     frame: np.random.Generator  # this frame's own
 
 
+class TaskDescription(NamedTuple):
+    """What the weights' file and their model card say of a task's model."""
+
+    model: str  # as `create_model` knows it
+    label_set: str  # name of the ontology that `evaluate` answers in
+    mask_training: bool  # whether voxels that no camera sees are left out of the losses
+
+
 class TrainingTask(Protocol):
     """One model as the loop trains it.
 
     Attributes:
         network: what is trained, checkpointed, averaged and wrapped for DDP; its ``forward`` is what ``losses`` calls,
             once per step, so that DDP sees it.
+        settings: the task's own settings: a frozen dataclass with complete defaults (see ``training/tasks.py``).
+        description: of the model.
+        needs_previous: whether `prepare` looks at the frame before; if not, it is not even loaded.
     """
 
     network: nn.Module
+    settings: Any
+    description: TaskDescription
+    needs_previous: bool
 
     def prepare(self, sample: LabelledFrame, previous: LabelledFrame | None, draw: Draw) -> dict[str, Tensor]:
         """Network inputs and targets of one frame, augmented: CPU tensors without a batch axis, equal shapes for all
-        frames; runs in data loader processes.  ``previous`` is the frame before in the stream, None at its start."""
+        frames; runs in data loader processes.  ``previous`` is the frame before in the stream; None at its start, and
+        if the task does not need it.  Random numbers come from ``draw`` only.  Raises OccPerceptionError when the
+        frame cannot be used."""
         ...
 
     def losses(
         self, network: nn.Module, batch: dict[str, Tensor], state: Any, starts: tuple[bool, ...], iteration: int
     ) -> tuple[dict[str, Tensor], Any]:
-        """Named scalar losses (their sum is minimised) of a batch [B, ...], and the detached state for the next one.
+        """Named losses of a batch [B, ...], and the detached state for the next one.
+
+        A loss is a scalar or, where it can be told apart, one value per sample [B], of which the mean counts; the sum
+        of all is minimised.  (Active training ranks samples by their loss; a scalar counts for each of the batch.)
 
         Args:
             network: ``self.network``, or its DDP wrapper.
             batch: collated `prepare` results, on the network's device.
-            state: what the call for the batch before returned (nested tuples of tensors and plain numbers), or None.
+            state: what the call for the batch before returned (nested tuples, NamedTuples of this package too, of
+                tensors, plain numbers and None), or None.
             starts: per slot, whether the frame is the first of its stream.
             iteration: optimiser steps so far, for schedules.
         """
@@ -94,4 +114,9 @@ class TrainingTask(Protocol):
     ) -> tuple[Tensor, Any]:
         """Predicted classes of a batch in evaluation mode, uint8 [B, X, Y, Z] (label ontology, FREE for free), in the
         axes of the unaugmented label, and the state for the next one."""
+        ...
+
+    def stored_weights(self, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The entries of the network's ``state_dict`` that a weights file for `create_model` holds, by their names
+        there."""
         ...

@@ -1,0 +1,26 @@
+"""Which model a training run trains: names to tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from occ_perception.errors import ConfigurationError
+from occ_perception.training.settings import from_mapping
+from occ_perception.training.task import TrainingTask
+
+TASKS = ("alocc",)
+
+
+def create_task(name: str, settings: Mapping[str, Any]) -> TrainingTask:
+    """The task of one family of models with these settings over its defaults.
+
+    Raises:
+        ConfigurationError: no such task, or a setting that it does not have or that has another type.
+    """
+    place = "task.settings"
+    if name == "alocc":
+        from occ_perception.training.alocc_task import ALOccTask, ALOccTaskSettings
+
+        return ALOccTask(from_mapping(ALOccTaskSettings, settings, place))
+    raise ConfigurationError(f"task.name: expected one of {', '.join(TASKS)}, got '{name}'")
