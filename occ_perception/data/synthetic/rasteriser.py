@@ -1,0 +1,99 @@
+"""Which triangle every pixel of a set of views sees: a z-buffer, drawn for all views and bodies at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from occ_perception.data.synthetic.scene_buffers import SceneBuffers
+from occ_perception.data.synthetic.warp_runtime import load_kernels, load_warp
+
+_WORKERS_ON_GPU = 2048  # times PARTS threads for large triangles
+
+
+@dataclass(frozen=True)
+class Views:
+    """V views that are drawn together.
+
+    Attributes:
+        pixel_from_ray: float64 [V, 3, 3], intrinsics; pixel centres are at .5. Orthographic: pixel from (x, y, 1).
+        sizes: (width, height) of every view, pixels.
+        view_from_body: float64 [V, B, 4, 4], where every body is in every view's frame (x right, y down, z forward).
+        orthographic: parallel rays along z, for all views.
+    """
+
+    pixel_from_ray: np.ndarray
+    sizes: tuple[tuple[int, int], ...]
+    view_from_body: np.ndarray
+    orthographic: bool = False
+
+    def layout(self) -> np.ndarray:
+        """Width, height and first pixel of every view in the buffers that hold all views, int32 [V, 3]."""
+        pixels = [width * height for width, height in self.sizes]
+        starts = np.cumsum([0, *pixels])[:-1]
+        return np.concatenate([np.array(self.sizes), starts[:, None]], 1).astype(np.int32)
+
+    def pixel_count(self) -> int:
+        """Pixels of all views."""
+        return sum(width * height for width, height in self.sizes)
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """What every pixel of all views sees, on the device (Warp arrays).
+
+    Attributes:
+        keys: int64 [pixels]: bits of the float32 depth << 32 | triangle, or the largest int64 where nothing is.
+        layout: vec3i [V], see `Views.layout`.
+        ray_from_pixel: mat33 [V].
+    """
+
+    keys: Any
+    layout: Any
+    ray_from_pixel: Any
+
+
+class Rasteriser:
+    """Draws a scene's triangles into views.
+
+    Args:
+        buffers: the scene's triangles.
+        device: where they are.
+    """
+
+    def __init__(self, buffers: SceneBuffers, device: str) -> None:
+        self._buffers, self._device = buffers, device
+        self._warp, self._kernels = load_warp(), load_kernels("_raster_kernels", device)
+        self._large, self._large_count = None, self._warp.zeros(1, dtype=self._warp.int32, device=device)
+
+    def draw(self, views: Views) -> Visibility:
+        """The nearest triangle of every pixel of every view."""
+        warp, device = self._warp, self._device
+        keys = warp.full(views.pixel_count(), value=self._kernels.EMPTY, dtype=warp.int64, device=device)
+        layout = warp.array(views.layout(), dtype=warp.vec3i, device=device)
+        ray_from_pixel = warp.array(
+            np.linalg.inv(views.pixel_from_ray).astype(np.float32), dtype=warp.mat33, device=device
+        )
+        count = len(views.sizes) * self._buffers.count
+        if self._large is None or len(self._large) < count:
+            self._large = warp.empty(count, dtype=warp.vec2i, device=device)  # room for every triangle in every view
+        self._large_count.zero_()
+        inputs = [
+            self._buffers.corners,
+            self._buffers.bodies,
+            warp.array(views.view_from_body.astype(np.float32), dtype=warp.mat44, device=device),
+            warp.array(views.pixel_from_ray.astype(np.float32), dtype=warp.mat33, device=device),
+            ray_from_pixel,
+            layout,
+            views.orthographic,
+            keys,
+            self._large,
+            self._large_count,
+        ]
+        warp.launch(self._kernels.draw_small, dim=(len(views.sizes), self._buffers.count), inputs=inputs, device=device)
+        workers = 1 if device == "cpu" else _WORKERS_ON_GPU
+        dim = (workers, int(self._kernels.PARTS))
+        warp.launch(self._kernels.draw_large, dim=dim, inputs=[*inputs, workers], device=device)
+        return Visibility(keys, layout, ray_from_pixel)
