@@ -7,9 +7,12 @@ of centres and offsets; and a LiDAR branch that may be absent.  Source of the pa
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
+from occ_perception.errors import InvalidInputError
 from occ_perception.layers.depth_net import camera_vector
 from occ_perception.layers.depth_transfer import intra_object_transfer, mix_known_depth
 from occ_perception.layers.folding import fold_batch_norms
@@ -36,6 +39,7 @@ class Nano(nn.Module):
     def __init__(self, config: NanoConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or NanoConfig()
+        self.keeps_features = True
         self.image_backbone = LightBackbone(config.image_channels)
         self.image_neck = TopDownNeck(config.image_channels[1:], config.feature_channels)
         self.depth_net = LightDepthNet(
@@ -54,6 +58,7 @@ class Nano(nn.Module):
         self.bev_neck = TopDownNeck(config.bev_channels, config.neck_channels)
         neck = config.neck_channels
         self.voxel_head = nn.Conv2d(neck, config.column_voxels * config.voxel_channels, 1)
+        self.score_head: nn.Conv2d | None = None  # both in one, for inference
         self.prototypes = nn.Parameter(torch.randn(config.classes, config.voxel_channels) * 0.3)
         self.matching = nn.Conv2d(fine, config.matching_channels, 1)
         flow_inputs = neck + (_WINDOW**2 if config.use_history else 0)
@@ -92,8 +97,10 @@ class Nano(nn.Module):
         flow_logits = self.predict_flow(bev, matching, previous[1] if previous else None)
         observe("flow", flow_logits)
         heatmap, offsets = self.predict_instances(bev)
-        output = NanoOutput(self.voxel_features(bev), self.prototypes, flow_logits, heatmap, offsets, depth)
-        observe("voxels", output.voxel_features)
+        features = self.voxel_features(bev) if self.keeps_features else None
+        scores = None if self.score_head is None else self.columns(self.score_head(bev))
+        output = NanoOutput(features, self.prototypes, scores, flow_logits, heatmap, offsets, depth)
+        observe("voxels", bev if scores is None else scores)
         return output, NanoState(_kept(fused), _kept(matching), inputs.cameras.bda)
 
     def lift_images(self, inputs: NanoInputs, observe: StageObserver) -> tuple[Tensor, Tensor | None]:
@@ -158,10 +165,13 @@ class Nano(nn.Module):
         fused, matching = both.movedim(-1, 1).split([state.fused.shape[-1], state.matching.shape[-1]], dim=1)
         return fused.to(like.dtype), matching.to(like.dtype)
 
+    def columns(self, channels: Tensor) -> Tensor:
+        """Head channels [B, K * 4 Z, Y, X] -> [B, Y, X, K, 2, 2, Z]."""
+        return channels.movedim(1, -1).unflatten(-1, (-1, 2, 2, self.config.grid_size[2]))
+
     def voxel_features(self, bev: Tensor) -> Tensor:
         """[B, Y, X, 2, 2, Z, F]."""
-        channels = self.voxel_head(bev).movedim(1, -1)
-        return channels.unflatten(-1, (2, 2, self.config.grid_size[2], self.config.voxel_channels))
+        return self.columns(self.voxel_head(bev)).movedim(3, -1)
 
     def predict_flow(self, bev: Tensor, matching: Tensor, previous: Tensor | None) -> Tensor:
         """Bin logits of each column's velocity, [B, 2, bins, Y, X]; the correlation itself carries no gradient."""
@@ -177,13 +187,31 @@ class Nano(nn.Module):
         heads = self.instance_head(bev).movedim(1, -1)
         return heads[..., :4].unflatten(-1, (2, 2)), heads[..., 4:].unflatten(-1, (2, 2, 2))
 
-    def prepare_for_inference(self) -> Nano:
-        """Fold what is linear and lay the weights out channels-last; the network cannot be trained or saved after."""
+    def prepare_for_inference(self, voxel_features: bool = False) -> Nano:
+        """Fold what is linear and lay the weights out channels-last; the network cannot be trained or saved after.
+
+        Args:
+            voxel_features: keep making the features that the class scores come from.
+        """
         fold_batch_norms(self.eval().requires_grad_(False))
+        self.score_head = _scores_from_columns(self.voxel_head, self.prototypes, self.config.column_voxels)
+        self.keeps_features = voxel_features
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
         return self
+
+
+@torch.no_grad()
+def _scores_from_columns(voxel_head: nn.Conv2d, prototypes: Tensor, column_voxels: int) -> nn.Conv2d:
+    """One convolution for voxel features and prototype products, both linear: output channel class * 4 Z + voxel."""
+    classes = len(prototypes)
+    fused = nn.Conv2d(voxel_head.in_channels, classes * column_voxels, 1).to(prototypes.device)
+    weight = voxel_head.weight.flatten(1).unflatten(0, (-1, column_voxels))
+    bias = cast("Tensor", voxel_head.bias).unflatten(0, (-1, column_voxels))
+    fused.weight.copy_(torch.einsum("qf,fvc->qvc", prototypes, weight).flatten(0, 1)[..., None, None])
+    fused.bias.copy_((prototypes @ bias).flatten())  # type: ignore[union-attr]
+    return fused.requires_grad_(False).eval()
 
 
 def _kept(features: Tensor) -> Tensor:
@@ -192,8 +220,12 @@ def _kept(features: Tensor) -> Tensor:
 
 
 def class_scores(output: NanoOutput) -> Tensor:
-    """Logits of every voxel, [B, Y, X, 2, 2, Z, classes]."""
-    return output.voxel_features @ output.prototypes.T
+    """Logits of every voxel, [B, Y, X, classes, 2, 2, Z]."""
+    if output.scores is not None:
+        return output.scores
+    if output.voxel_features is None:
+        raise InvalidInputError("nano's output has neither class scores nor voxel features")
+    return (output.voxel_features @ output.prototypes.to(output.voxel_features.dtype).T).movedim(-1, 3)
 
 
 def expected_velocity(flow_logits: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ from occ_perception.models.nano_types import NanoInputs, NanoOutput, NanoState, 
 from occ_perception.occupancy import ModelInfo
 from occ_perception.ontology import FREE, ontology_by_name
 
+_ROWS_PER_CHUNK = 10
+
 
 @dataclass(frozen=True)
 class NanoStream:
@@ -124,10 +126,8 @@ class NanoModel:
 
     def _published(self, output: NanoOutput) -> ModelOutput:
         """Coarse columns to [X, Y, Z]: the best class, its probability, flow and instances of things."""
-        scores = class_scores(output)
-        best, classes = scores.max(dim=-1)
-        confidence = torch.exp(best - torch.logsumexp(scores, dim=-1))
-        classes = grid_from_columns(classes.to(torch.uint8))[0]
+        classes, confidence = _best_classes(class_scores(output))
+        classes = grid_from_columns(classes)[0]
         semantics = torch.where(classes == self.config.free_class, FREE, classes).contiguous()
         things = self._is_thing[semantics.long()]
         velocity = expected_velocity(output.flow_logits)[0].permute(2, 1, 0)  # [X / 2, Y / 2, 2]
@@ -138,10 +138,24 @@ class NanoModel:
         instances = instance_grid(things, heatmap, offsets, self.config.voxel_size)
         return ModelOutput(
             semantics,
-            confidence=grid_from_columns((confidence * 255).round().to(torch.uint8))[0].contiguous(),
+            confidence=grid_from_columns(confidence)[0].contiguous(),
             flow=flow,
             instances=instances,
         )
+
+
+def _best_classes(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Best class and its softmax probability in 1/255, uint8 [B, Y, X, 2, 2, Z], of scores [B, Y, X, classes, ...].
+
+    A few rows at a time stay in the cache.
+    """
+    classes, confidences = [], []
+    for rows in scores.split(_ROWS_PER_CHUNK, dim=1):
+        best, index = rows.max(dim=3)
+        probability = 1 / (rows - best.unsqueeze(3)).exp_().sum(dim=3)
+        classes.append(index.to(torch.uint8))
+        confidences.append((probability * 255).round_().to(torch.uint8))
+    return torch.cat(classes, dim=1), torch.cat(confidences, dim=1)
 
 
 def create_nano(weights: Path | None, device: torch.device, own_vehicle: OwnVehicle | None = None) -> NanoModel:

@@ -37,8 +37,9 @@ class NanoState(NamedTuple):
 class NanoOutput(NamedTuple):
     """One frame, coarse layout."""
 
-    voxel_features: Tensor  # [B, Y, X, 2, 2, Z, F]; times the prototypes are the class scores
+    voxel_features: Tensor | None  # [B, Y, X, 2, 2, Z, F]; times the prototypes are the class scores
     prototypes: Tensor  # [classes, F]
+    scores: Tensor | None  # class scores [B, Y, X, classes, 2, 2, Z], of a network prepared for inference only
     flow_logits: Tensor  # [B, 2 (x, y), bins, Y, X], grid axes after ``bda``
     heatmap: Tensor  # [B, Y, X, 2, 2] logits: is an object's centre here
     offsets: Tensor  # [B, Y, X, 2, 2, 2] (x, y) metres from the voxel column to its object's centre

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from occ_perception.errors import InvalidInputError
 from occ_perception.models.nano import expected_velocity
 from occ_perception.models.nano_config import FLOW_BIN_CENTRES
 from occ_perception.models.nano_types import NanoOutput
@@ -37,6 +38,8 @@ def nano_losses(
 
 def voxel_losses(output: NanoOutput, classes: Tensor, class_weight: Tensor) -> dict[str, Tensor]:
     """Cross-entropy and Dice over the labelled voxels; scores are made for those only."""
+    if output.voxel_features is None:
+        raise InvalidInputError("losses need the voxel features: a network prepared for inference cannot be trained")
     labelled = (classes.flatten() != IGNORE).nonzero().squeeze(1)
     if labelled.numel() == 0:
         nothing = output.voxel_features.sum() * 0 + output.prototypes.sum() * 0

@@ -191,7 +191,7 @@ class NanoTask:
     ) -> tuple[Tensor, Any]:
         """See `TrainingTask.evaluate`."""
         output, after = network(_network_inputs(batch, starts), NanoState(*state) if state is not None else None)
-        classes = grid_from_columns(class_scores(output).argmax(dim=-1).to(torch.uint8))
+        classes = grid_from_columns(class_scores(output).argmax(dim=3).to(torch.uint8))
         unflipped = [
             grid.flip([axis for axis in (0, 1) if bda[axis, axis] < 0])
             for grid, bda in zip(classes, batch["bda"], strict=True)
