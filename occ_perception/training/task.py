@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -80,11 +80,11 @@ class TrainingTask(Protocol):
     description: TaskDescription
     needs_previous: bool
 
-    def prepare(self, sample: LabelledFrame, previous: LabelledFrame | None, draw: Draw) -> dict[str, Tensor]:
+    def prepare(self, sample: LabelledFrame, previous: LabelledFrame | None, draw: Draw | None) -> dict[str, Tensor]:
         """Network inputs and targets of one frame, augmented: CPU tensors without a batch axis, equal shapes for all
         frames; runs in data loader processes.  ``previous`` is the frame before in the stream; None at its start, and
-        if the task does not need it.  Random numbers come from ``draw`` only.  Raises OccPerceptionError when the
-        frame cannot be used."""
+        if the task does not need it.  Random numbers come from ``draw`` only; None: no augmentation (validation).
+        Raises OccPerceptionError when the frame cannot be used."""
         ...
 
     def losses(
@@ -114,9 +114,4 @@ class TrainingTask(Protocol):
     ) -> tuple[Tensor, Any]:
         """Predicted classes of a batch in evaluation mode, uint8 [B, X, Y, Z] (label ontology, FREE for free), in the
         axes of the unaugmented label, and the state for the next one."""
-        ...
-
-    def stored_weights(self, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The entries of the network's ``state_dict`` that a weights file for `create_model` holds, by their names
-        there."""
         ...

@@ -1,0 +1,261 @@
+"""Batches for the training loop: frames loaded and prepared in worker processes, the same whatever their number.
+
+Every worker serves its own slots of the batch, all frames of them, so that the frame before (which some tasks need, and
+a streamed world has just made) is still at hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from occ_perception.errors import ConfigurationError, DatasetError, OccPerceptionError
+from occ_perception.training.order import FrameOrder, SampleRequest
+from occ_perception.training.task import Draw, FrameSource, LabelledFrame, TrainingTask
+
+logger = logging.getLogger(__name__)
+
+TRUTH, VISIBLE = "validation_truth", "validation_visible"
+"""Names under which batches for validation carry the label."""
+
+
+class Batch(NamedTuple):
+    """What one step gets, all slots of this process."""
+
+    tensors: dict[str, Tensor]  # [slots, ...]
+    starts: tuple[bool, ...]
+    samples: tuple[tuple[int, int], ...]  # (scene, frame)
+    counts: tuple[bool, ...]  # False: filling, not to be counted
+    damages: tuple[str, ...] = ()  # what could not be read, and what took its place
+
+    def to(self, device: torch.device) -> Batch:
+        """Tensors on a device."""
+        if device.type == "cpu":
+            return self
+        return self._replace(tensors={k: v.to(device, non_blocking=True) for k, v in self.tensors.items()})
+
+    def part(self, index: int, parts: int) -> Batch:
+        """The ``index``-th of equal parts, as views."""
+        size = len(self.starts) // parts
+        cut = slice(index * size, (index + 1) * size)
+        tensors = {name: value[cut] for name, value in self.tensors.items()}
+        return Batch(tensors, self.starts[cut], self.samples[cut], self.counts[cut])
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """How frames are loaded.
+
+    Attributes:
+        workers: processes that load and prepare; 0 = the training process itself.
+        prefetch: batches that are prepared ahead.
+        damaged: what to do with a frame that cannot be read: stop, or skip = another frame takes its place.
+        max_damaged: so many skipped frames stop the run all the same.
+    """
+
+    workers: int = 2
+    prefetch: int = 2
+    damaged: str = "stop"
+    max_damaged: int = 100
+
+    def __post_init__(self) -> None:
+        if self.damaged not in ("stop", "skip"):
+            raise ConfigurationError(f"damaged: expected stop or skip, got '{self.damaged}'")
+        if self.workers < 0 or self.prefetch < 1 or self.max_damaged < 0:
+            raise ConfigurationError("workers and max_damaged must be 0 or more, prefetch 1 or more")
+
+
+class SamplePreparer:
+    """Requests to prepared samples; keeps the last frame of every slot."""
+
+    def __init__(self, source: FrameSource, task: TrainingTask, seed: int, validation: bool, mask: str) -> None:
+        self._source, self._task = source, task
+        self._seed, self._validation, self._mask = seed, validation, mask
+        self._last: dict[int, tuple[tuple[int, int], LabelledFrame]] = {}
+
+    def prepare(self, slot: int, request: SampleRequest) -> tuple[dict[str, Tensor], bool, list[str]]:
+        """Tensors of one sample, whether it starts a stream, and what was damaged."""
+        damages: list[str] = []
+        previous = None
+        starts = request.starts
+        if not starts and self._task.needs_previous:
+            previous = self._loaded(slot, request.scene, request.frame - 1, damages)
+            starts = previous is None
+            damages.clear()  # told when that frame's own turn was
+        tensors = self._tensors(slot, request, request.frame, previous, damages)
+        if tensors is not None:
+            return tensors, starts, damages
+        for frame in _nearest(request.frame, self._source.scene_lengths[request.scene]):
+            tensors = self._tensors(slot, request, frame, None, damages)
+            if tensors is not None:
+                damages.append(f"frame {frame} of the same scene takes the place of frame {request.frame}")
+                return tensors, True, damages
+        raise DatasetError(f"no frame of scene {request.scene} can be used: {damages[0]}")
+
+    def _tensors(
+        self, slot: int, request: SampleRequest, frame: int, previous: LabelledFrame | None, damages: list[str]
+    ) -> dict[str, Tensor] | None:
+        """None, and one more damage, if the frame cannot be used."""
+        sample = self._loaded(slot, request.scene, frame, damages)
+        if sample is None:
+            return None
+        try:
+            tensors = self._task.prepare(sample, previous, None if self._validation else self._draw(request))
+        except OccPerceptionError as error:
+            damages.append(f"{_place(request.scene, frame)} ({sample.label.source}): {error}")
+            return None
+        return {**tensors, **self._truth(sample)} if self._validation else tensors
+
+    def _loaded(self, slot: int, scene: int, frame: int, damages: list[str]) -> LabelledFrame | None:
+        kept = self._last.get(slot)
+        if kept is not None and kept[0] == (scene, frame):
+            return kept[1]
+        try:
+            sample = self._source.load(scene, frame)
+        except (OccPerceptionError, OSError) as error:
+            damages.append(f"{_place(scene, frame)}: {error}")
+            return None
+        self._last[slot] = ((scene, frame), sample)
+        return sample
+
+    def _draw(self, request: SampleRequest) -> Draw:
+        stream = np.random.default_rng((self._seed, 1, *request.stream))
+        return Draw(stream, np.random.default_rng((self._seed, 2, *request.stream, request.scene, request.frame)))
+
+    def _truth(self, sample: LabelledFrame) -> dict[str, Tensor]:
+        label = sample.label
+        masks = {"camera": label.mask_camera, "lidar": label.mask_lidar, "none": np.ones(label.semantics.shape, bool)}
+        visible = masks[self._mask]
+        if visible is None:
+            raise ConfigurationError(f"validation.mask: the labels ({label.source}) have no {self._mask} mask")
+        return {TRUTH: torch.from_numpy(label.semantics), VISIBLE: torch.from_numpy(visible)}
+
+
+def _place(scene: int, frame: int) -> str:
+    return f"scene {scene}, frame {frame}"
+
+
+def _nearest(frame: int, length: int) -> list[int]:
+    """The other frames of a scene, earlier ones first among equally far ones."""
+    return sorted((f for f in range(length) if f != frame), key=lambda f: (abs(f - frame), f))
+
+
+class _Portions(IterableDataset):
+    """What one worker makes of every step: its slots' samples, stacked."""
+
+    def __init__(self, preparer: SamplePreparer, order: FrameOrder, first: int, count: int) -> None:
+        self._preparer, self._order, self._first, self._count = preparer, order, first, count
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        index, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for requests in self._order.steps(self._first, self._count):
+            slots = range(len(requests) * index // workers, len(requests) * (index + 1) // workers)
+            yield self._portion(slots, requests)
+
+    def _portion(self, slots: range, requests: tuple[SampleRequest, ...]) -> Batch:
+        mine = [requests[slot] for slot in slots]
+        prepared = [self._preparer.prepare(slot, request) for slot, request in zip(slots, mine, strict=True)]
+        samples, starts, damages = zip(*prepared, strict=True)
+        return Batch(
+            {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]},
+            tuple(starts),
+            tuple((request.scene, request.frame) for request in mine),
+            tuple(request.counts for request in mine),
+            tuple(damage for several in damages for damage in several),
+        )
+
+
+class BatchLoader:
+    """Iterates over the batches of some steps; every iteration is a fresh set of workers.
+
+    Raises (while iterating):
+        DatasetError: a damaged frame, unless they are to be skipped; too many of them; or a worker died.
+    """
+
+    def __init__(
+        self,
+        source: FrameSource,
+        task: TrainingTask,
+        settings: LoaderSettings,
+        seed: int = 0,
+        pin_memory: bool = False,
+        validation: bool = False,
+        mask: str = "camera",
+    ) -> None:
+        self._preparer = SamplePreparer(source, task, seed, validation, mask)
+        self._settings = settings
+        self._pin_memory = pin_memory
+        self.damaged = 0
+
+    def steps(self, order: FrameOrder, slots: int, first: int, count: int) -> Iterator[Batch]:
+        """The batches of ``count`` steps from step ``first`` of an order for so many slots."""
+        if count <= 0:
+            return
+        workers = min(self._settings.workers, slots)
+        loader = DataLoader(
+            _Portions(self._preparer, order, first, count),
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=self._settings.prefetch if workers else None,
+            pin_memory=self._pin_memory,
+            worker_init_fn=_survive_signals,
+            generator=torch.Generator(),  # else the loader draws from the generator that dropout uses
+        )
+        portions = iter(loader)
+        try:
+            for _ in range(count):
+                batch = _joined([next(portions) for _ in range(max(workers, 1))])
+                self._report(batch.damages)
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DatasetError(
+                f"a loader process died ({str(error).splitlines()[0]}); if it was killed for lack of memory, "
+                f"lower loader.workers ({self._settings.workers}) or loader.prefetch ({self._settings.prefetch})"
+            ) from error
+        finally:
+            shutdown = getattr(portions, "_shutdown_workers", None)  # now, not whenever the iterator is collected
+            if shutdown is not None:
+                with contextlib.suppress(RuntimeError):
+                    shutdown()
+
+    def _report(self, damages: tuple[str, ...]) -> None:
+        for damage in damages:
+            logger.warning("damaged: %s", damage)
+        if not damages:
+            return
+        self.damaged += 1
+        if self._settings.damaged == "stop":
+            raise DatasetError(f"{damages[0]} (loader.damaged: skip goes on without such frames)")
+        if self.damaged > self._settings.max_damaged:
+            raise DatasetError(
+                f"{self.damaged} batches with damaged frames, loader.max_damaged is {self._settings.max_damaged}; "
+                f"the last: {damages[0]}"
+            )
+
+
+def _joined(portions: list[Batch]) -> Batch:
+    if len(portions) == 1:
+        return portions[0]
+    names = portions[0].tensors
+    tensors = {name: torch.cat([portion.tensors[name] for portion in portions]) for name in names}
+    rest = [tuple(item for portion in portions for item in portion[field]) for field in range(1, len(Batch._fields))]
+    return Batch(tensors, *rest)
+
+
+def _survive_signals(worker: int) -> None:
+    """Ctrl-C and a SIGTERM to the whole group are for the training process, which lets the workers finish its step."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))
