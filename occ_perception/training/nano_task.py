@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,24 +28,27 @@ from occ_perception.training.augmentation import ImageAugmentation, sample_bev_f
 from occ_perception.training.nano_losses import nano_losses
 from occ_perception.training.nano_targets import NanoTargets, nano_targets
 from occ_perception.training.targets import NO_FLIP, BevFlip
-from occ_perception.training.task import Draw, LabelledFrame
+from occ_perception.training.task import Draw, LabelledFrame, TaskDescription
 
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _CAMERAS = len(NUSCENES_CAMERAS)
 
 
 @dataclass(frozen=True)
-class NanoTraining:
-    """How samples of `nano` are varied; probabilities 0..1.
+class NanoTaskSettings:
+    """What a training run of `nano` may vary; probabilities 0..1.
 
     Attributes:
+        adaptive_lifting, use_history: see `NanoConfig`; off for ablations.
         camera_only, lidar_only: share of streams that train without LiDAR, and without any camera.
         lidar_dropout: share of the other streams' frames whose sweep is lost.
         camera_dropout: share of frames that lose one camera (a quarter of them two).
         augment: whether images and grids are augmented and sensors dropped at all.
-        class_weight_power: weight of a class = (1 / its share of the voxels) ** this, relative to free.
+        class_weight_power: weight of a class = (share of free / its share of the voxels) ** this.
     """
 
+    adaptive_lifting: bool = True
+    use_history: bool = True
     camera_only: float = 0.45
     lidar_only: float = 0.1
     lidar_dropout: float = 0.1
@@ -72,29 +76,26 @@ class NanoTask:
     """`TrainingTask` of `nano`.
 
     Args:
-        config: of the network.
-        training: augmentation.
+        settings: see there.
         own_vehicle: LiDAR returns inside are not seen.
     """
 
-    def __init__(
-        self,
-        config: NanoConfig | None = None,
-        training: NanoTraining | None = None,
-        own_vehicle: OwnVehicle | None = None,
-    ) -> None:
-        self.config = config or NanoConfig()
-        self.training = training or NanoTraining()
+    needs_previous = True  # for its pose
+
+    def __init__(self, settings: NanoTaskSettings | None = None, own_vehicle: OwnVehicle | None = None) -> None:
+        self.settings = settings = settings or NanoTaskSettings()
+        self.config = NanoConfig(adaptive_lifting=settings.adaptive_lifting, use_history=settings.use_history)
         self.network: nn.Module = Nano(self.config)
+        self.description = TaskDescription(self.config.name, self.config.label_set, mask_training=True)
         self._own_vehicle = own_vehicle or OwnVehicle()
         shares = torch.tensor(CLASS_SHARES)
-        self._class_weight = (shares[-1] / shares) ** self.training.class_weight_power
+        self._class_weight = (shares[-1] / shares) ** settings.class_weight_power
 
     # -- in loader processes
 
     def prepare(self, sample: LabelledFrame, previous: LabelledFrame | None, draw: Draw) -> dict[str, Tensor]:
         """See `TrainingTask.prepare`."""
-        flip = sample_bev_flip(draw.stream) if self.training.augment else NO_FLIP
+        flip = sample_bev_flip(draw.stream) if self.settings.augment else NO_FLIP
         sensors = self._draw_sensors(sample, draw)
         augmentations = [self._image_augmentation(sample, name, draw) for name in NUSCENES_CAMERAS]
         images = [self._image(sample, row, augmentations[row], draw) for row in range(_CAMERAS)]
@@ -114,7 +115,7 @@ class NanoTask:
         }
 
     def _draw_sensors(self, sample: LabelledFrame, draw: Draw) -> _Sensors:
-        settings = self.training
+        settings = self.settings
         present = np.array([name in sample.frame.images for name in NUSCENES_CAMERAS])
         lidar = bool(sample.frame.lidar)
         if not settings.augment:
@@ -134,7 +135,7 @@ class NanoTask:
         camera = sample.frame.rig.get(name)
         source = (camera.width, camera.height) if camera else (2 * width, 2 * height)
         resize = width / source[0]
-        if self.training.augment:
+        if self.settings.augment:
             jitter = (-0.12 * resize, 0.2 * resize)
             return sample_image_augmentation(draw.frame, source, (width, height), jitter)
         return ImageAugmentation(resize, (width, height), (0, int(source[1] * resize) - height))
@@ -148,7 +149,7 @@ class NanoTask:
             raise InvalidInputError("training wants original images, not prepared ones")
         picture = augmentation.apply(Image.fromarray(decode_image(image.data)))
         pixels = np.asarray(picture)
-        if self.training.augment:
+        if self.settings.augment:
             pixels = _photometric(pixels, draw.frame)
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
@@ -207,6 +208,10 @@ class NanoTask:
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
 
+    def stored_weights(self, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `TrainingTask.stored_weights`."""
+        return {name: value for name, value in entries.items() if not name.endswith("num_batches_tracked")}
+
 
 def _network_inputs(batch: dict[str, Tensor], starts: tuple[bool, ...]) -> NanoInputs:
     device = batch["images"].device
@@ -252,4 +257,4 @@ def _photometric(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-__all__ = ["NanoTask", "NanoTraining"]
+__all__ = ["NanoTask", "NanoTaskSettings"]

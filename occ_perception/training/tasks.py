@@ -9,7 +9,7 @@ from occ_perception.errors import ConfigurationError
 from occ_perception.training.settings import from_mapping
 from occ_perception.training.task import TrainingTask
 
-TASKS = ("alocc",)
+TASKS = ("alocc", "nano")
 
 
 def create_task(name: str, settings: Mapping[str, Any]) -> TrainingTask:
@@ -23,4 +23,8 @@ def create_task(name: str, settings: Mapping[str, Any]) -> TrainingTask:
         from occ_perception.training.alocc_task import ALOccTask, ALOccTaskSettings
 
         return ALOccTask(from_mapping(ALOccTaskSettings, settings, place))
+    if name == "nano":
+        from occ_perception.training.nano_task import NanoTask, NanoTaskSettings
+
+        return NanoTask(from_mapping(NanoTaskSettings, settings, place))
     raise ConfigurationError(f"task.name: expected one of {', '.join(TASKS)}, got '{name}'")
