@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from occ_perception.errors import InvalidInputError
@@ -13,6 +15,18 @@ ENLARGEMENT_M = 0.8
 """What is added to length, width and height of boxes in the second pass."""
 
 
+class NumberedBoxes(NamedTuple):
+    """Instances of a grid, and the boxes behind them.
+
+    Attributes:
+        instances: uint8 [X, Y, Z]; ids from 1, boxes first, then the classes without boxes in order of class id.
+        boxes: int64 [I]; row of the box with id i + 1.  Boxes that got no voxel have no id.
+    """
+
+    instances: np.ndarray
+    boxes: np.ndarray
+
+
 def instances_from_boxes(
     semantics: np.ndarray,
     boxes: np.ndarray,
@@ -21,6 +35,18 @@ def instances_from_boxes(
     ontology: Ontology = OCC3D,
     grid: VoxelGrid = OCC3D_GRID,
 ) -> np.ndarray:
+    """Number the instances: things by the box they lie in, every other class as one (see `number_boxes`)."""
+    return number_boxes(semantics, boxes, names, ego_from_lidar, ontology, grid).instances
+
+
+def number_boxes(
+    semantics: np.ndarray,
+    boxes: np.ndarray,
+    names: list[str] | np.ndarray,
+    ego_from_lidar: np.ndarray,
+    ontology: Ontology = OCC3D,
+    grid: VoxelGrid = OCC3D_GRID,
+) -> NumberedBoxes:
     """Number the instances: things by the box they lie in, every other class as one.
 
     A voxel goes to the first box of its class that contains its centre; voxels left over go to the nearest box of
@@ -32,9 +58,6 @@ def instances_from_boxes(
         boxes: float [N, 7]; centre x, y, z, length, width, height (metres), yaw about z; LiDAR frame.
         names: N class names; boxes of other names are ignored.
         ego_from_lidar: [4, 4]; its tilt is kept.
-
-    Returns:
-        uint8 [X, Y, Z]; ids from 1, boxes first, then the classes without boxes in order of class id.
 
     Raises:
         InvalidInputError: wrong shapes, labels or transform; more than 255 instances.
@@ -64,7 +87,7 @@ def instances_from_boxes(
         _assign_left_overs(instances, voxels[class_id], points[class_id], boxes, rivals, id_of, mount)
     if next_id > 256:
         raise InvalidInputError(f"instances: at most 255 fit the label files, got {next_id - 1}")
-    return instances.astype(np.uint8).reshape(grid.size)
+    return NumberedBoxes(instances.astype(np.uint8).reshape(grid.size), np.array(list(id_of), np.int64))
 
 
 def _number_other_classes(instances: np.ndarray, labels: np.ndarray, ontology: Ontology, next_id: int) -> int:
