@@ -73,7 +73,10 @@ def band(position: float, width: float, pixel: float) -> float:
 @wp.func
 def noise_mix(u: float, v: float, scale: float, pixel: float) -> float:
     """Share of the second colour: blotches of twenty times the scale, features, and grain."""
-    mix = 0.5 + 0.35 * (smooth_noise(u / (20.0 * scale), v / (20.0 * scale)) - 0.5)
+    mix = 0.5
+    coarse = detail(20.0 * scale, pixel)
+    if coarse > 0.0:
+        mix = mix + coarse * 0.35 * (smooth_noise(u / (20.0 * scale), v / (20.0 * scale)) - 0.5)
     fine = detail(scale, pixel)
     if fine > 0.0:
         mix = mix + fine * 0.7 * (smooth_noise(u / scale, v / scale) - 0.5)
@@ -86,14 +89,14 @@ def noise_mix(u: float, v: float, scale: float, pixel: float) -> float:
 @wp.func
 def leaves_mix(u: float, v: float, scale: float, pixel: float) -> float:
     """Share of the second colour: clumps with hard-edged leaves in them."""
-    clump = smooth_noise(u / (4.0 * scale), v / (4.0 * scale))
+    mix = 0.45
     coarse = detail(4.0 * scale, pixel)
-    mix = 0.45 + coarse * 0.9 * (clump - 0.5)
+    if coarse > 0.0:
+        mix = mix + coarse * 0.9 * (smooth_noise(u / (4.0 * scale), v / (4.0 * scale)) - 0.5)
     fine = detail(scale, pixel)
     if fine > 0.0:
-        # Sheared, so that the cells do not line up with the axes.
-        leaf = cell_random(wp.int32(wp.floor((u + 0.37 * v) / scale)), wp.int32(wp.floor((v - 0.41 * u) / scale)))
-        mix = mix + fine * 0.8 * (leaf - 0.5)
+        leaf = smooth_noise((u + 0.4 * v) / scale, (v - 0.4 * u) / scale)
+        mix = mix + fine * 0.6 * (wp.smoothstep(0.4, 0.6, leaf) - 0.5)
     return wp.clamp(mix, 0.0, 1.0)
 
 

@@ -82,7 +82,7 @@ class SceneLidar:
     def __init__(self, scene: Scene, ego_from_lidar: np.ndarray, device: str = "cpu") -> None:
         self._scene, self._device = scene, device
         self._ego_from_lidar = check_rigid(ego_from_lidar, "ego_from_lidar")
-        self._warp, self._kernels = load_warp(), load_kernels("_lidar_kernels", device)
+        self._warp, self._kernels = load_warp(device), load_kernels("_lidar_kernels", device)
         self._poses = BodyPoses(scene)
         self._static = self._mesh(scene.static)
         self._actors = [self._mesh(actor.mesh) for actor in scene.actors]

@@ -65,7 +65,7 @@ class Rasteriser:
 
     def __init__(self, buffers: SceneBuffers, device: str) -> None:
         self._buffers, self._device = buffers, device
-        self._warp, self._kernels = load_warp(), load_kernels("_raster_kernels", device)
+        self._warp, self._kernels = load_warp(device), load_kernels("_raster_kernels", device)
         self._large, self._large_count = None, self._warp.zeros(1, dtype=self._warp.int32, device=device)
 
     def draw(self, views: Views) -> Visibility:

@@ -26,7 +26,7 @@ class SceneBuffers:
     """
 
     def __init__(self, scene: Scene, device: str) -> None:
-        warp = load_warp()
+        warp = load_warp(device)
         meshes = [scene.static, *(actor.mesh for actor in scene.actors)]
         counts = [len(mesh.faces) for mesh in meshes]
         self.count = sum(counts)

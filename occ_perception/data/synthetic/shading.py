@@ -66,7 +66,7 @@ class Shading:
 
     def __init__(self, scene: Scene, buffers: SceneBuffers, device: str) -> None:
         self._weather, self._buffers, self._device = scene.weather, buffers, device
-        self._warp, self._kernels = load_warp(), load_kernels("_shading_kernels", device)
+        self._warp, self._kernels = load_warp(device), load_kernels("_shading_kernels", device)
         _check_materials(scene)
         self._materials = self._upload_materials(scene.materials)
         self._no_shadows = ShadowMap(self._warp.zeros(1, dtype=self._warp.int64, device=device), np.eye(4), 0)
