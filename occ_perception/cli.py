@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_models(verbs)
     _add_import(verbs)
     _add_bag(verbs)
+    _add_world(verbs)
     _add_eval(verbs)
     _add_nodes(verbs)
     return parser
@@ -112,6 +113,12 @@ def _add_bag(verbs: argparse._SubParsersAction) -> None:
     from occ_perception import bag_command
 
     bag_command.add_arguments(verbs.add_parser("bag", help="make, inspect and replay rosbags"))
+
+
+def _add_world(verbs: argparse._SubParsersAction) -> None:
+    from occ_perception.data.synthetic import command
+
+    command.add_arguments(verbs.add_parser("world", help="write synthetic city drives with exact ground truth"))
 
 
 def _add_eval(verbs: argparse._SubParsersAction) -> None:

@@ -171,9 +171,19 @@ class NuScenes:
             DatasetError: a file is damaged.
         """
         for token, _ in scene.samples:
-            records = scene.keyframes[token]
-            if records:
-                yield _frame(scene, records, anchor)
+            if scene.keyframes[token]:
+                yield self.frame(scene, token, anchor)
+
+    def frame(self, scene: Scene, sample_token: str, anchor: str = "CAM_FRONT") -> Frame:
+        """One keyframe of a scene, see `frames`.
+
+        Raises:
+            DatasetError: the scene has no such sample or no record of it, or a file is damaged.
+        """
+        records = scene.keyframes.get(sample_token)
+        if not records:
+            raise DatasetError(f"scene '{scene.name}': no keyframe records of a sample '{sample_token}'")
+        return _frame(scene, records, anchor)
 
 
 def _frame(scene: Scene, records: Mapping[str, SensorRecord], anchor: str) -> Frame:

@@ -65,6 +65,11 @@ def marked_boxes(annotations: Sequence[BoxAnnotation], ids: Mapping[str, int]) -
     ]
 
 
+def class_of_category(category: str) -> str | None:
+    """Class name of an annotated category ("car" of "vehicle.car"), None for those that no benchmark scores."""
+    return next((name for start, name in _CLASSES.items() if category.startswith(start)), None)
+
+
 def _color(category: str) -> tuple[int, int, int]:
-    name = next((name for start, name in _CLASSES.items() if category.startswith(start)), None)
+    name = class_of_category(category)
     return OCC3D.colors[OCC3D.id_of(name)] if name else _GREY

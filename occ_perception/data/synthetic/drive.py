@@ -1,0 +1,252 @@
+"""A drive through a synthetic city: what every sensor measures, exact poses and ground truth, with nuScenes' timing.
+
+    drive = CityDrive(seed=3, seconds=10)
+    for frame in drive.frames(): ...
+
+LiDAR turns at 20 Hz, cameras fire at 12 Hz, each when the turning LiDAR looks its way, so the six images of a set are
+spread over 43 ms; every tenth sweep is a keyframe (2 Hz) with ground truth.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from occ_perception.data.drive_bag import DriveBag, TimedWrite, transform_stamps
+from occ_perception.data.synthetic.beams import Beams, camera_beams, lidar_beams
+from occ_perception.data.synthetic.city import make_scene
+from occ_perception.data.synthetic.labels import SceneLabels, SceneTruth, moving_instances, surface_returns
+from occ_perception.data.synthetic.lidar import LidarScan, SceneLidar
+from occ_perception.data.synthetic.renderer import RenderedImage, SceneRenderer
+from occ_perception.data.synthetic.rig import CAMERAS, MOUNTS, TRAINING_SIZE, city_rig, lidar_mount
+from occ_perception.data.synthetic.scene import Scene
+from occ_perception.data.synthetic_drive import encode_jpeg
+from occ_perception.errors import ConfigurationError
+from occ_perception.frame import CameraImage, Frame, LidarSweep
+
+START_NS = 1_700_000_000_000_000_000
+"""Stamp at which every synthetic drive starts."""
+PERIOD_NS = 50_000_000
+"""Of the turning LiDAR."""
+SWEEPS_PER_KEYFRAME = 10
+KEYFRAMES_PER_SECOND = 2
+JPEG_QUALITY = 90
+_IMAGES_PER_SECOND, _SWEEPS_PER_SECOND = 12, 20
+_NEIGHBOURS_NS = 500_000_000  # sweeps of the keyframes so far away also tell what the LiDAR saw
+_SCANS_KEPT = 8
+
+
+@dataclass(frozen=True)
+class CityKeyframe:
+    """Everything of one keyframe.
+
+    Attributes:
+        frame: the synchronised set as sensors deliver it: JPEG images, one noisy sweep, exact poses.
+        rendered: the images by camera with depth, classes and instances.
+        scan: the sweep with rings, classes and instances.
+        truth: ground truth at the LIDAR stamp.
+    """
+
+    frame: Frame
+    rendered: Mapping[str, RenderedImage]
+    scan: LidarScan
+    truth: SceneTruth
+
+
+class CityDrive:
+    """A vehicle on its way through a made-up city; measurements are computed when asked for.
+
+    Args:
+        seed: equal seeds give equal bytes.
+        seconds: length of the drive.
+        image_size: width and height; see `rig.city_rig`.
+        cameras: which of `rig.CAMERAS` it has.
+        device: that renders, "cpu" or "cuda...".
+        scene: drive through this one instead of the city of the seed.
+
+    Raises:
+        ConfigurationError: unknown camera, or a length or size that makes no sense.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        seconds: float = 10.0,
+        image_size: tuple[int, int] = TRAINING_SIZE,
+        cameras: tuple[str, ...] = CAMERAS,
+        device: str = "cpu",
+        scene: Scene | None = None,
+    ) -> None:
+        if not 0 < seconds <= 3600 or seed < 0:
+            raise ConfigurationError(f"city drive: {seconds} s from seed {seed}; expected (0, 3600] s and a seed >= 0")
+        self.rig = city_rig(seed, image_size, cameras)
+        self.ego_from_lidar = lidar_mount(seed)
+        self.seed, self.seconds = seed, seconds
+        self.scene = make_scene(seed, seconds + PERIOD_NS * 1e-9) if scene is None else scene
+        self._device = device
+        self._exact_scan = lru_cache(_SCANS_KEPT)(partial(self.scan, noise=False))
+
+    @cached_property
+    def _renderer(self) -> SceneRenderer:
+        return SceneRenderer(self.scene, self._device)
+
+    @cached_property
+    def _lidar(self) -> SceneLidar:
+        return SceneLidar(self.scene, self.ego_from_lidar)
+
+    @cached_property
+    def _labels(self) -> SceneLabels:
+        return SceneLabels(self.scene)
+
+    # -- time
+
+    @staticmethod
+    def time_s(stamp_ns: int) -> float:
+        """Seconds since the start."""
+        return (stamp_ns - START_NS) * 1e-9
+
+    def sweep_stamps(self) -> list[int]:
+        """Stamps of the LiDAR sweeps (their ends), 20 Hz."""
+        return [START_NS + (k + 1) * PERIOD_NS for k in range(int(self.seconds * _SWEEPS_PER_SECOND + 1e-9))]
+
+    def set_stamps(self) -> list[int]:
+        """Stamps of those sweeps during which the cameras fire: 12 of 20, as evenly as possible, keyframes too."""
+        sweeps = self.sweep_stamps()
+        chosen = [k * _SWEEPS_PER_SECOND // _IMAGES_PER_SECOND for k in range(len(sweeps))]
+        return [sweeps[k] for k in chosen if k < len(sweeps)]
+
+    def keyframe_stamps(self) -> list[int]:
+        """Stamps of every tenth sweep, from the first on."""
+        return self.sweep_stamps()[::SWEEPS_PER_KEYFRAME]
+
+    def image_stamp(self, camera: str, set_stamp_ns: int) -> int:
+        """When a camera fires in the sweep that ends at ``set_stamp_ns``: 2 ms after the beam crossed its axis; whole
+        microseconds, as nuScenes counts."""
+        fraction = ((90 - MOUNTS[camera].yaw) % 360) / 360
+        return (set_stamp_ns - PERIOD_NS + int(fraction * PERIOD_NS) + 2_000_000) // 1000 * 1000
+
+    def odom_from_ego(self, stamp_ns: int) -> np.ndarray:
+        """Exact pose of the vehicle, float64 [4, 4]; odom is the world frame."""
+        return self.scene.ego.pose(self.time_s(stamp_ns))
+
+    # -- measurements
+
+    def rendered(self, set_stamp_ns: int) -> dict[str, RenderedImage]:
+        """What the cameras see in a set, by camera."""
+        stamps = {name: self.image_stamp(name, set_stamp_ns) for name in self.rig}
+        poses = {name: self.odom_from_ego(stamp) for name, stamp in stamps.items()}
+        return self._renderer.render_rig(self.rig, poses, {name: self.time_s(t) for name, t in stamps.items()})
+
+    def jpegs(self, set_stamp_ns: int) -> list[tuple[int, str, bytes]]:
+        """(stamp, camera, JPEG) of a set, in the order in which they are taken."""
+        rendered = self.rendered(set_stamp_ns)
+        shots = sorted((self.image_stamp(name, set_stamp_ns), name) for name in self.rig)
+        return [(stamp, name, encode_jpeg(rendered[name].rgb, JPEG_QUALITY)) for stamp, name in shots]
+
+    def scan(self, stamp_ns: int, noise: bool = True) -> LidarScan:
+        """The LiDAR turn that ends at a stamp, in the LiDAR frame at the stamp."""
+        return self._lidar.scan(self.time_s(stamp_ns), noise)
+
+    def lidar_sweep(self, stamp_ns: int) -> LidarSweep:
+        """`scan` as the project's sweep, with the exact pose."""
+        return self._sweep(stamp_ns, self.scan(stamp_ns))
+
+    def _sweep(self, stamp_ns: int, scan: LidarScan) -> LidarSweep:
+        return LidarSweep(stamp_ns, scan.points, self.ego_from_lidar, self.odom_from_ego(stamp_ns), scan.offsets_s)
+
+    def frame(self, set_stamp_ns: int, images: bool = True) -> Frame:
+        """One synchronised set; its stamp is that of the front camera (else of the sweep)."""
+        rendered = self.rendered(set_stamp_ns) if images else {}
+        return self._frame(set_stamp_ns, rendered, self.scan(set_stamp_ns))
+
+    def _frame(self, set_stamp_ns: int, rendered: Mapping[str, RenderedImage], scan: LidarScan) -> Frame:
+        images = {}
+        for name, image in rendered.items():
+            stamp = self.image_stamp(name, set_stamp_ns)
+            images[name] = CameraImage(stamp, encode_jpeg(image.rgb, JPEG_QUALITY), self.odom_from_ego(stamp))
+        anchor = images["cam_front"].stamp_ns if "cam_front" in images else set_stamp_ns
+        return Frame(anchor, self.rig, images, (self._sweep(set_stamp_ns, scan),), self.odom_from_ego(anchor))
+
+    def frames(self, images: bool = True) -> Iterator[Frame]:
+        """All sets in order, 12 Hz."""
+        for stamp in self.set_stamps():
+            yield self.frame(stamp, images)
+
+    # -- truth
+
+    def ground_truth(self, stamp_ns: int) -> np.ndarray:
+        """What every voxel of the Occ3D grid holds, uint8 [200, 200, 16]: Occ3D class or FREE, seen or not."""
+        return self._labels.at(self.time_s(stamp_ns)).label.semantics
+
+    def keyframe(self, stamp_ns: int) -> CityKeyframe:
+        """Images, sweep and ground truth of one of `keyframe_stamps`."""
+        rendered, scan = self.rendered(stamp_ns), self.scan(stamp_ns)
+        poses = {name: self.odom_from_ego(self.image_stamp(name, stamp_ns)) for name in self.rig}
+        time_s, exact = self.time_s(stamp_ns), self._exact_scan(stamp_ns)
+        truth = self._labels.at(
+            time_s,
+            surface_returns(exact, time_s, self.scene, self.ego_from_lidar),
+            camera_beams(self.rig, rendered, poses),
+            self._lidar_beams(stamp_ns),
+            stamp_ns,
+        )
+        return CityKeyframe(self._frame(stamp_ns, rendered, scan), rendered, scan, truth)
+
+    def _lidar_beams(self, stamp_ns: int) -> Beams:
+        """Of the keyframe's sweep and its neighbours', as Occ3D looks through several sweeps.
+
+        What moves was elsewhere in the neighbours' sweeps, so it counts as seen only in the keyframe's own.
+        """
+        there, moving = self.keyframe_stamps(), moving_instances(self.scene)
+        near = [t for t in there if abs(t - stamp_ns) <= _NEIGHBOURS_NS]
+        nothing = moving[:0]
+        return Beams.joined(
+            [
+                lidar_beams(
+                    self._exact_scan(t),
+                    self.time_s(t),
+                    self.scene.ego,
+                    self.ego_from_lidar,
+                    nothing if t == stamp_ns else moving,
+                )
+                for t in near
+            ]
+        )
+
+
+def write_city_bag(
+    path: str | os.PathLike[str], drive: CityDrive, storage: str = "mcap", overwrite: bool = False
+) -> Path:
+    """Write a drive as a rosbag2 in the layout of the nuScenes bags (see `drive_bag`); returns the path.
+
+    Raises:
+        DatasetError: the path exists (and not ``overwrite``) or cannot be written.
+    """
+    notice = {"source": f"occ_perception city drive, seed {drive.seed}, {drive.seconds} s"}
+    sweep_stamps = drive.sweep_stamps()
+    image_stamps = [drive.image_stamp(name, stamp) for stamp in drive.set_stamps() for name in drive.rig]
+    pose_stamps = transform_stamps(image_stamps + sweep_stamps)
+    with DriveBag(path, drive.rig, storage, notice, overwrite) as bag:
+        bag.write_static(pose_stamps[0], {"lidar_top": drive.ego_from_lidar})
+        poses = (TimedWrite(t, partial(bag.write_pose, t, drive.odom_from_ego(t))) for t in pose_stamps)
+        sweeps = (TimedWrite(t, partial(_write_scan, bag, drive, t)) for t in sweep_stamps)
+        for event in heapq.merge(poses, _image_writes(bag, drive), sweeps):
+            event.write()
+    return bag.path
+
+
+def _write_scan(bag: DriveBag, drive: CityDrive, stamp_ns: int) -> None:
+    scan = drive.scan(stamp_ns)
+    bag.write_points(stamp_ns, "lidar_top", scan.points, scan.rings, scan.offsets_s)
+
+
+def _image_writes(bag: DriveBag, drive: CityDrive) -> Iterator[TimedWrite]:
+    for set_stamp in drive.set_stamps():
+        for stamp, name, jpeg in drive.jpegs(set_stamp):
+            yield TimedWrite(stamp, partial(bag.write_image, stamp, name, jpeg))

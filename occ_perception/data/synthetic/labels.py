@@ -1,0 +1,278 @@
+"""Ground truth of a synthetic scene as the occupancy benchmarks store it (specs/benchmarks.md sections 1, 4 and 8).
+
+Occupied is every voxel with surface in it, seen or not: all that stands still is sampled once per scene, objects once
+in their own frame, where they are filled (a car is solid, as accumulated LiDAR and mesh reconstruction make it in
+Occ3D).  A voxel has the class of most of its samples, where samples of walls and plants count double and those of
+objects fourfold: a wheel is not lost in the road below it.  Differences from Occ3D: surfaces that no sensor ever saw
+(backs of houses) are occupied here, and "free" is the truth everywhere, not only where the masks say so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from occ_perception.data.labels import GridLabel
+from occ_perception.data.synthetic.beams import Beams, seen_voxels
+from occ_perception.data.synthetic.lidar import LidarScan
+from occ_perception.data.synthetic.scene import Actor, Scene
+from occ_perception.data.synthetic.surface import Samples, solid_points, thinned, triangle_points
+from occ_perception.geometry import OCC3D_GRID, VoxelGrid, inverse, transform_points
+from occ_perception.ontology import FREE, OCC3D
+
+PITCH_M = 0.15
+"""Samples of a surface are at most this far apart: a third of a voxel."""
+_TILE_M = 8.0
+_FLAT = tuple(OCC3D.id_of(name) for name in ("driveable_surface", "other_flat", "sidewalk", "terrain"))
+_WEIGHTS = np.full(OCC3D.num_classes, 2, np.int64)
+_WEIGHTS[list(_FLAT)] = 1
+_WEIGHTS[list(OCC3D.thing_ids)] = 4
+
+
+@dataclass(frozen=True)
+class SceneTruth:
+    """Ground truth of one moment, in the grid of the vehicle at that moment.
+
+    Attributes:
+        label: semantics, flow and instances, and masks if there were beams.
+        boxes: float64 [K, 9] of the objects whose centre is above the grid: x, y, z of the centre, length, width,
+            height, yaw, velocity x, y over ground (metres, radians, m/s).
+        box_classes: int64 [K], Occ3D classes.
+        box_ids: int64 [K], the values in ``label.instances``.
+    """
+
+    label: GridLabel
+    boxes: np.ndarray
+    box_classes: np.ndarray
+    box_ids: np.ndarray
+
+
+class SceneLabels:
+    """Labels of a scene at any time.
+
+    Args:
+        scene: the scene.
+        grid: of the labels, in the vehicle's frame.
+    """
+
+    def __init__(self, scene: Scene, grid: VoxelGrid = OCC3D_GRID) -> None:
+        self.scene, self.grid = scene, grid
+        self._static = _StaticSamples(scene, grid)
+        self._solids = {actor.instance_id: _solid_samples(actor) for actor in scene.actors}
+        self._reach = {actor.instance_id: float(np.linalg.norm(actor.size)) / 2 for actor in scene.actors}
+
+    def at(
+        self,
+        time_s: float,
+        returns: Samples | None = None,
+        camera_beams: Beams | None = None,
+        lidar_beams: Beams | None = None,
+        stamp_ns: int | None = None,
+    ) -> SceneTruth:
+        """Ground truth at a time.
+
+        Args:
+            time_s: seconds since the scene's start; of the LIDAR stamp, as in the benchmarks.
+            returns: further points that are occupied, world frame (see `surface_returns`).
+            camera_beams, lidar_beams: what was looked through; None leaves the mask out.
+            stamp_ns: of the label.
+        """
+        world_from_grid = self.scene.ego.pose(time_s)
+        grid_from_world = inverse(world_from_grid)
+        near = self._near_actors(time_s, world_from_grid[:3, 3])
+        parts = [(self._static.near(world_from_grid[:3, 3]), grid_from_world)]
+        parts += [(self._solids[a.instance_id], grid_from_world @ a.trajectory.pose(time_s)) for a in near]
+        if returns is not None:
+            parts.append((returns, grid_from_world))
+        semantics, instances = _counted(parts, self.grid)
+        boxes = [_box(actor, time_s, grid_from_world) for actor in near]
+        label = GridLabel(
+            semantics=semantics,
+            ontology=OCC3D,
+            grid=self.grid,
+            frame="base_link",
+            stamp_ns=stamp_ns,
+            mask_lidar=None if lidar_beams is None else seen_voxels(lidar_beams, grid_from_world, self.grid),
+            mask_camera=None if camera_beams is None else seen_voxels(camera_beams, grid_from_world, self.grid),
+            flow=_flow(instances, near, boxes),
+            instances=instances,
+            source=Path(f"synthetic scene {self.scene.seed}"),
+        )
+        above = [i for i, box in enumerate(boxes) if _is_above(box, self.grid)]
+        return SceneTruth(
+            label,
+            np.array([boxes[i] for i in above], np.float64).reshape(-1, 9),
+            np.array([near[i].class_id for i in above], np.int64),
+            np.array([near[i].instance_id for i in above], np.int64),
+        )
+
+    def _near_actors(self, time_s: float, position: np.ndarray) -> list[Actor]:
+        """Those that may reach into the grid."""
+        reach = float(np.abs([self.grid.lower[:2], self.grid.upper[:2]]).max()) * np.sqrt(2)
+        return [
+            actor
+            for actor in self.scene.actors
+            if np.linalg.norm(actor.trajectory.pose(time_s)[:2, 3] - position[:2])
+            < reach + self._reach[actor.instance_id]
+        ]
+
+
+def moving_instances(scene: Scene) -> np.ndarray:
+    """Ids of the objects that ever move, int64 [M]."""
+    return np.array([a.instance_id for a in scene.actors if np.ptp(a.trajectory.positions, axis=0).max() > 0], np.int64)
+
+
+def surface_returns(scan: LidarScan, time_s: float, scene: Scene, ego_from_lidar: np.ndarray) -> Samples:
+    """Returns of a sweep where their surfaces are at its end: what moved since it was hit is moved along.
+
+    Returns:
+        Samples in the world frame.
+    """
+    points = transform_points(scene.ego.pose(time_s) @ ego_from_lidar, scan.points[:, :3].astype(np.float64))
+    moving = set(moving_instances(scene).tolist()) & set(np.unique(scan.instances).tolist())
+    for actor in scene.actors:
+        if actor.instance_id in moving:
+            mine = np.flatnonzero(scan.instances == actor.instance_id)
+            poses = actor.trajectory.poses(time_s + scan.offsets_s[mine].astype(np.float64))
+            moved = actor.trajectory.pose(time_s) @ inverse(poses)
+            points[mine] = np.einsum("nij,nj->ni", moved[:, :3, :3], points[mine]) + moved[:, :3, 3]
+    return Samples(np.ascontiguousarray(points.T, np.float32), scan.class_ids, scan.instances)
+
+
+class _StaticSamples:
+    """Samples of what stands still, sorted by square tiles of the ground, so that those near a place are few slices."""
+
+    def __init__(self, scene: Scene, grid: VoxelGrid) -> None:
+        self._reach = float(np.abs([grid.lower[:2], grid.upper[:2]]).max()) * np.sqrt(2)
+        corners = scene.static.corners()
+        path = scene.ego.poses(np.arange(0.0, scene.duration_s + 0.5, 0.5))[:, :3, 3]
+        chosen = np.flatnonzero(self._may_matter(corners, path, grid))
+        points, owner = triangle_points(corners[chosen], PITCH_M)
+        class_ids = scene.static.class_ids[chosen[owner]]
+        kept = np.flatnonzero(self._is_near(points, path, grid))
+        kept = kept[thinned(points[kept], class_ids[kept], PITCH_M * 0.6)]
+        points, class_ids = points[kept], class_ids[kept]
+        self._lower = points[:, :2].min(axis=0, initial=0.0)
+        tiles = np.floor((points[:, :2] - self._lower) / _TILE_M).astype(np.int64)
+        self._tiles = tiles.max(axis=0, initial=0) + 1
+        key = tiles[:, 0] * self._tiles[1] + tiles[:, 1]
+        order = np.argsort(key, kind="stable")
+        self._starts = np.searchsorted(key[order], np.arange(self._tiles.prod() + 1))
+        self._samples = Samples(
+            np.ascontiguousarray(points[order].T), class_ids[order], np.zeros(len(order), np.uint16)
+        )
+
+    def near(self, position: np.ndarray) -> Samples:
+        """Samples of all tiles that the grid around a position [3] can touch."""
+        first, last = (
+            np.clip(np.floor((position[:2] + sign * self._reach - self._lower) / _TILE_M), 0, self._tiles - 1)
+            for sign in (-1, 1)
+        )
+        rows = np.arange(first[0], last[0] + 1, dtype=np.int64) * self._tiles[1]
+        return Samples.joined(
+            [
+                self._samples.take(slice(self._starts[row + int(first[1])], self._starts[row + int(last[1]) + 1]))
+                for row in rows
+            ]
+        )
+
+    def _may_matter(self, corners: np.ndarray, path: np.ndarray, grid: VoxelGrid) -> np.ndarray:
+        """Triangles that can have a part in a grid on the path, bool [F]."""
+        lower, upper = corners.min(axis=1), corners.max(axis=1)
+        path_lower, path_upper = path.min(axis=0), path.max(axis=0)
+        level = np.array([self._reach, self._reach])
+        beside = (upper[:, :2] < path_lower[:2] - level) | (lower[:, :2] > path_upper[:2] + level)
+        above_or_below = (lower[:, 2] > path_upper[2] + grid.upper[2]) | (upper[:, 2] < path_lower[2] + grid.lower[2])
+        return ~(beside.any(axis=1) | above_or_below)
+
+    def _is_near(self, points: np.ndarray, path: np.ndarray, grid: VoxelGrid) -> np.ndarray:
+        """Points that can be in a grid on the path, bool [N], decided per metre of the ground."""
+        near = (points[:, 2] > path[:, 2].min() + grid.lower[2]) & (points[:, 2] < path[:, 2].max() + grid.upper[2])
+        lower = points[:, :2].min(axis=0, initial=0.0)
+        square = np.floor(points[:, :2] - lower).astype(np.int64)
+        size = square.max(axis=0, initial=0) + 1
+        centers = np.stack(np.meshgrid(*(np.arange(n) + 0.5 for n in size), indexing="ij"), -1) + lower
+        reached = np.zeros(tuple(size), bool)
+        for position in path:
+            reached |= np.hypot(*np.moveaxis(centers - position[:2], -1, 0)) < self._reach + 5.0
+        return near & reached[tuple(square.T)]
+
+
+def _solid_samples(actor: Actor) -> Samples:
+    """Samples of an object in its own frame."""
+    points, class_ids = solid_points(actor.mesh, PITCH_M)
+    instances = np.full(len(points), actor.instance_id, np.uint16)
+    return Samples(np.ascontiguousarray(points.T), class_ids, instances)
+
+
+def _counted(parts: list[tuple[Samples, np.ndarray]], grid: VoxelGrid) -> tuple[np.ndarray, np.ndarray]:
+    """Class (FREE where there is no sample) and instance of every voxel, uint8 and uint16 [X, Y, Z].
+
+    Args:
+        parts: samples, and the transform that takes them into the grid's frame.
+        grid: the grid.
+    """
+    voxels = [_voxels_of(samples.points, grid_from_samples, grid) for samples, grid_from_samples in parts]
+    voxel = np.concatenate([index for index, _ in voxels])
+    inside = np.concatenate([inside for _, inside in voxels])
+    class_ids = np.concatenate([samples.class_ids for samples, _ in parts])[inside]
+    instances = np.concatenate([samples.instances for samples, _ in parts])[inside]
+    is_occupied = np.zeros(grid.num_voxels, bool)
+    is_occupied[voxel] = True
+    occupied = np.flatnonzero(is_occupied)
+    row_of = np.cumsum(is_occupied, dtype=np.int32) - 1
+    rows, num_classes = row_of[voxel], OCC3D.num_classes
+    votes = np.bincount(rows * num_classes + class_ids, minlength=len(occupied) * num_classes)
+    winners = (votes.reshape(-1, num_classes) * _WEIGHTS).argmax(axis=1)
+    semantics = np.full(grid.num_voxels, FREE, np.uint8)
+    semantics[occupied] = winners
+    objects = np.flatnonzero((instances > 0) & (class_ids == winners[rows]))
+    ids = np.zeros(grid.num_voxels, np.uint16)
+    ids[occupied] = _most_frequent(rows[objects], instances[objects], len(occupied))
+    return semantics.reshape(grid.size), ids.reshape(grid.size)
+
+
+def _voxels_of(points: np.ndarray, grid_from_points: np.ndarray, grid: VoxelGrid) -> tuple[np.ndarray, np.ndarray]:
+    """(linear voxel index of the points inside the grid int64 [M], which those are bool [N])."""
+    scaled = (grid_from_points[:3, :3] / grid.voxel_size).astype(np.float32) @ points
+    scaled += ((grid_from_points[:3, 3] - grid.lower) / grid.voxel_size).astype(np.float32)[:, None]
+    inside = (scaled >= 0).all(axis=0)
+    for axis, size in enumerate(grid.size):
+        inside &= scaled[axis] < size
+    x, y, z = scaled[:, inside].astype(np.int64)
+    return (x * grid.size[1] + y) * grid.size[2] + z, inside
+
+
+def _most_frequent(rows: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
+    """The id that is most often with each of ``count`` rows, 0 where there is none; uint16 [count]."""
+    most = np.zeros(count, np.uint16)
+    pairs, times = np.unique(rows.astype(np.int64) << 16 | ids, return_counts=True)
+    order = np.argsort(times, kind="stable")  # the last one written stays
+    most[pairs[order] >> 16] = pairs[order] & 0xFFFF
+    return most
+
+
+def _box(actor: Actor, time_s: float, grid_from_world: np.ndarray) -> np.ndarray:
+    """Box of an object in the grid's frame, float64 [9] (see `SceneTruth`)."""
+    pose = grid_from_world @ actor.trajectory.pose(time_s)
+    velocity = grid_from_world[:3, :3] @ actor.trajectory.velocity(time_s)
+    yaw = np.arctan2(pose[1, 0], pose[0, 0])
+    return np.array([*pose[:2, 3], pose[2, 3] + actor.size[2] / 2, *actor.size, yaw, *velocity[:2]])
+
+
+def _is_above(box: np.ndarray, grid: VoxelGrid) -> bool:
+    return bool(np.all((box[:2] >= grid.lower[:2]) & (box[:2] < grid.upper[:2])))
+
+
+def _flow(instances: np.ndarray, actors: list[Actor], boxes: list[np.ndarray]) -> np.ndarray:
+    """Velocity over ground of the object in every voxel, grid axes, m/s; float32 [X, Y, Z, 2]."""
+    flow = np.zeros((*instances.shape, 2), np.float32)
+    velocity = np.zeros((int(instances.max()) + 1, 2), np.float32)
+    for actor, box in zip(actors, boxes, strict=True):
+        if actor.instance_id < len(velocity):
+            velocity[actor.instance_id] = box[7:]
+    moving = instances > 0
+    flow[moving] = velocity[instances[moving]]
+    return flow
