@@ -88,7 +88,8 @@ class ObjectModule(nn.Module):
         self.reference = nn.Linear(channels, 3)
         self.layers = nn.ModuleList(ObjectLayer(channels, heads, points, hidden) for _ in range(layers))
         self.class_head = nn.Linear(channels, classes)
-        self.centre_head = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, 3))
+        self.centre_hidden = nn.Linear(channels, channels)
+        self.centre_head = nn.Linear(channels, 3)
         self.offset_head = nn.Linear(channels, offsets_per_side**3 * 4)
         self.register_buffer("lower", torch.from_numpy(grid.lower).float(), persistent=False)
         self.register_buffer("extent", torch.from_numpy(grid.upper - grid.lower).float(), persistent=False)
@@ -100,8 +101,8 @@ class ObjectModule(nn.Module):
         # The sum of C weighted normal numbers has a spread of 1.6: its sigmoid is nearly uniform.
         nn.init.normal_(self.reference.weight, std=1.6 / math.sqrt(self.reference.in_features))
         nn.init.zeros_(self.reference.bias)
-        nn.init.zeros_(self.centre_head[-1].weight)
-        nn.init.zeros_(self.centre_head[-1].bias)
+        nn.init.zeros_(self.centre_head.weight)
+        nn.init.zeros_(self.centre_head.bias)
         nn.init.constant_(self.class_head.bias, _logit(_CLASS_PRIOR))
         nn.init.normal_(self.offset_head.weight, std=_OFFSET_NOISE)
         axis = (torch.arange(side) - (side - 1) / 2) * pitch
@@ -116,7 +117,8 @@ class ObjectModule(nn.Module):
         queries = self.queries.expand(len(volume), *self.queries.shape)
         for layer in self.layers:
             queries = layer(queries, references, volume)
-        centres = (reference_logits + self.centre_head(queries)).float().sigmoid()
+        moved = self.centre_head(self.centre_hidden(queries).relu())
+        centres = (reference_logits + moved).float().sigmoid()
         return ObjectPredictions(self.class_head(queries).float(), self.lower + self.extent * centres, queries)
 
     def shapes(self, embeddings: Tensor) -> ObjectShapes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,8 +27,8 @@ from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput
 from occ_perception.models.camera_inputs import CameraPoses, camera_poses, check_images
 from occ_perception.occupancy import ModelInfo
 from occ_perception.ontology import FREE, UNKNOWN, ontology_by_name
+from occ_perception.ops.precision import Precision, arithmetic
 
-Precision = Literal["float32", "bfloat16", "float16"]
 # A session replaces its state when (almost) one trained interval has passed; see `Session`.
 _INTERVAL_SHARE = 0.9
 
@@ -133,7 +132,7 @@ class ALOccModel:
 
         if stream is not None and replace:
             stream.spent = True
-        with self._arithmetic():
+        with arithmetic(self.device, self._precision):
             update: Literal["overwrite", "keep"] = "overwrite" if replace else "keep"
             output, network_state = self.network(network_inputs, network_state, observe, update)
         finite.raise_if_not_finite()
@@ -223,11 +222,6 @@ class ALOccModel:
         if output.scores is not None:
             output.scores = (output.scores.flatten(0, 2)[cells] * inside[:, None]).view(*size, -1)
         return output
-
-    def _arithmetic(self) -> AbstractContextManager[Any]:
-        if self._precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, getattr(torch, self._precision))
 
     def _published(self, output: ALOccOutput) -> ALOccModelOutput:
         """Internal [Y, X, Z] scores to [X, Y, Z] classes; void is dropped, free gets the project's id."""

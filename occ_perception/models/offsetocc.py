@@ -18,6 +18,8 @@ from occ_perception.layers.resnet import ResNet
 from occ_perception.layers.stage_monitor import StageObserver, ignore_stages
 from occ_perception.layers.voxel_encoder import VoxelDecoder, VoxelEncoder
 from occ_perception.models.offsetocc_config import OffsetOccConfig
+from occ_perception.models.panoptic import PanopticHead, PanopticNetwork
+from occ_perception.ontology import ontology_by_name
 from occ_perception.ops.camera_hits import CameraHits, camera_hits
 from occ_perception.ops.precision import full_precision
 
@@ -99,3 +101,12 @@ class OffsetOccBaseline(nn.Module):
             if isinstance(module, nn.Conv2d):
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
         return self
+
+
+def build_offsetocc(config: OffsetOccConfig) -> OffsetOccBaseline | PanopticNetwork[OffsetOccBaseline]:
+    """The network of a variant with random weights: the baseline, with the modules on it if the variant has them."""
+    baseline = OffsetOccBaseline(config)
+    if config.panoptic is None:
+        return baseline
+    things = ontology_by_name(config.label_set).thing_ids
+    return PanopticNetwork(baseline, PanopticHead(config.panoptic, config.grid, config.channels, len(things)))

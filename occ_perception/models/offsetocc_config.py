@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from occ_perception.errors import ConfigurationError
 from occ_perception.geometry import VoxelGrid
 from occ_perception.models.panoptic_config import PanopticConfig
-
-_PUBLISHED_MODULES = PanopticConfig()
 
 
 @dataclass(frozen=True)
@@ -28,10 +26,10 @@ class OffsetOccConfig:
         channels: of image features, voxel queries and object queries, D.
         encoder_layers, heads, points, hidden: of the encoder; ``points`` per head and level, ``hidden`` of the
             feed-forward part.
-        panoptic: the modules on top.
+        panoptic: the modules on top; None: the baseline alone, which is what stage 1 trains.
     """
 
-    name: str = "offsetocc"
+    name: str = "offsetocc-baseline"
     label_set: str = "occ3d"
     classes: int = 18
     image_size: tuple[int, int] = (896, 1600)
@@ -46,7 +44,7 @@ class OffsetOccConfig:
     heads: int = 8
     points: int = 4
     hidden: int = 256
-    panoptic: PanopticConfig = _PUBLISHED_MODULES
+    panoptic: PanopticConfig | None = None
 
     def __post_init__(self) -> None:
         if any(side % 32 for side in self.image_size) or any(cells % 2 for cells in self.grid_size):
@@ -72,18 +70,30 @@ class OffsetOccConfig:
         return self.classes - 1
 
 
-_SMALL = OffsetOccConfig(
-    name="offsetocc-small",
+_BASELINE = OffsetOccConfig()
+_SMALL_BASELINE = OffsetOccConfig(
+    name="offsetocc-small-baseline",
     image_size=(256, 704),
     resize=0.44,
     backbone_blocks=(3, 4, 6, 3),  # ResNet-50
     channels=64,
     encoder_layers=2,
     hidden=128,
-    panoptic=PanopticConfig(channels=64, queries=300, layers=2, hidden=256),
 )
 
-VARIANTS: dict[str, OffsetOccConfig] = {config.name: config for config in (OffsetOccConfig(), _SMALL)}
+VARIANTS: dict[str, OffsetOccConfig] = {
+    config.name: config
+    for config in (
+        replace(_BASELINE, name="offsetocc", panoptic=PanopticConfig()),
+        _BASELINE,
+        replace(
+            _SMALL_BASELINE,
+            name="offsetocc-small",
+            panoptic=PanopticConfig(channels=64, queries=300, layers=2, hidden=256),
+        ),
+        _SMALL_BASELINE,
+    )
+}
 
 
 def offsetocc_config(name: str) -> OffsetOccConfig:

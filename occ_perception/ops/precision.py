@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""Arithmetic of the convolutions and matrix products of a network."""
+
+
+def arithmetic(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """A context in which networks on ``device`` compute in ``precision``; geometry stays float32."""
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
 
 
 def full_precision(like: Tensor, instead_of: torch.dtype | None = None) -> AbstractContextManager[Any]:

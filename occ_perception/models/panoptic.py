@@ -1,0 +1,209 @@
+"""The Object Module and the Panoptic Module on top of any base model (OffsetOcc, arXiv 2505.09562, section 3.3).
+
+A base model gives a class for every voxel and features of the voxels, at any resolution: as a network, a tensor
+[B, C, X', Y', Z']; as a `PerceptionModel`, `ModelOutput.voxel_features`.  `PanopticHead` finds objects in the features,
+`PanopticModel` gives the base's thing voxels to them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from occ_perception.errors import InvalidInputError
+from occ_perception.geometry import VoxelGrid
+from occ_perception.layers.object_grid import (
+    FoundObjects,
+    extents,
+    find_objects,
+    instance_grid,
+    is_covered,
+    object_cells,
+)
+from occ_perception.layers.object_module import ObjectModule, ObjectPredictions
+from occ_perception.layers.stage_monitor import (
+    FiniteMonitor,
+    StageObserver,
+    StageTimer,
+    check_finite_weights,
+    ignore_stages,
+)
+from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput, PerceptionModel
+from occ_perception.models.panoptic_config import PanopticConfig
+from occ_perception.occupancy import Instance, ModelInfo
+from occ_perception.ontology import FREE
+from occ_perception.ops.instance_voting import panoptic_vote
+from occ_perception.ops.precision import Precision, arithmetic, full_precision
+
+BaseNetwork = TypeVar("BaseNetwork", bound=nn.Module)
+
+
+class PanopticHead(nn.Module):
+    """The Object Module behind a projection of the base's features to its own number of channels.
+
+    Args:
+        config: sizes and thresholds.
+        grid: what the features cover, at the resolution of the base's classes.
+        in_channels: C of the base's features.
+        classes: thing classes.
+    """
+
+    def __init__(self, config: PanopticConfig, grid: VoxelGrid, in_channels: int, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        same = in_channels == config.channels
+        self.projection: nn.Module = nn.Identity() if same else nn.Linear(in_channels, config.channels)
+        self.objects = ObjectModule(
+            grid,
+            classes,
+            config.channels,
+            config.queries,
+            config.layers,
+            config.heads,
+            config.points,
+            config.hidden,
+            config.offsets_per_side,
+        )
+
+    def forward(self, voxel_features: Tensor, observe: StageObserver = ignore_stages) -> ObjectPredictions:
+        """Voxel features [B, C, X', Y', Z'] -> what each object query found."""
+        observe("voxel_features", voxel_features)
+        with full_precision(voxel_features):
+            pooled = F.avg_pool3d(voxel_features.float(), self.config.feature_stride)
+        predictions = self.objects(self.projection(pooled.movedim(1, -1)))
+        observe("objects.classes", predictions.class_logits)
+        observe("objects.centres", predictions.centres)
+        return predictions
+
+    def find(self, predictions: ObjectPredictions, sample: int) -> FoundObjects:
+        """The objects of one sample, best first."""
+        config = self.config
+        return find_objects(self.objects, predictions, sample, config.score_threshold, config.offset_threshold)
+
+    def instances(self, objects: FoundObjects, grid: VoxelGrid) -> Tensor:
+        """Ids of the objects' own voxels, int32 [X, Y, Z]: the row of the object + 1, 0 for none."""
+        cells = object_cells(objects, grid)
+        if self.config.covered_share is not None:
+            covered = is_covered(cells, objects.classes, self.config.covered_share)
+            cells = torch.where(covered[:, None], -1, cells)
+        return instance_grid(cells, grid.size)
+
+
+class PanopticNetwork(nn.Module, Generic[BaseNetwork]):
+    """A base network and the head on it: what stage 2 trains, and what a weights file holds.  The base is frozen."""
+
+    base: BaseNetwork
+
+    def __init__(self, base: BaseNetwork, head: PanopticHead) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False).eval()
+        self.head = head
+
+    def train(self, mode: bool = True) -> PanopticNetwork[BaseNetwork]:
+        """Training mode for the head only: the base's normalisation statistics stay as they are."""
+        super().train(mode)
+        self.base.eval()
+        return self
+
+    def forward(self, voxel_features: Tensor) -> ObjectPredictions:
+        """Features that the base made, [B, C, X', Y', Z'] -> what each object query found."""
+        return self.head(voxel_features)
+
+
+class PanopticModel:
+    """A base model that keeps its voxel features, made panoptic.
+
+    Voxels of thing classes get the id of the object that most nearby object voxels belong to; those without any nearby
+    object become free, as in the paper.
+
+    Args:
+        base: with ``ModelOutput.voxel_features``; stuff and everything else is as it says.
+        head: with its weights; it is moved to the device here.
+        info: of the whole; None: that of the base.
+        device: the base's.
+        precision: arithmetic of the head's matrix products.
+
+    Raises:
+        WeightsError: a weight is NaN or infinite.
+    """
+
+    def __init__(
+        self,
+        base: PerceptionModel,
+        head: PanopticHead,
+        info: ModelInfo | None = None,
+        device: torch.device | str = "cpu",
+        precision: Precision = "float32",
+    ) -> None:
+        self.base = base
+        self.device = torch.device(device)
+        self.info = info or base.info
+        check_finite_weights(head, f"{self.info.name}: object module")
+        self.head = head.to(self.device).eval().requires_grad_(False)
+        self.image_spec: ImageSpec | None = base.image_spec
+        self.uses_lidar = base.uses_lidar
+        self.history_interval_s = base.history_interval_s
+        self._precision = precision
+
+    @torch.inference_mode()
+    def step(self, inputs: ModelInput, state: Any, prev_ego_from_ego: Tensor | None) -> ModelOutput:
+        """Perceive one frame; see `PerceptionModel.step`.
+
+        Raises:
+            InvalidInputError: the base refuses the frame, or gives no voxel features.
+            NumericsError: a stage produced NaN or infinity; the message names the first.
+        """
+        output = self.base.step(inputs, state, prev_ego_from_ego)
+        features, output.voxel_features = output.voxel_features, None
+        if features is None:
+            raise InvalidInputError(f"{self.info.name}: the base model {self.base.info.name} keeps no voxel features")
+        finite, timer = FiniteMonitor(), StageTimer(self.device)
+
+        def observe(stage: str, value: Tensor) -> None:
+            finite(stage, value)
+            timer(stage, value)
+
+        with arithmetic(self.device, self._precision):
+            predictions = self.head(features[None], observe)
+        finite.raise_if_not_finite()
+        objects = self.head.find(predictions, 0)
+        timer("objects.shapes", objects.points)
+        self._merge(output, objects)
+        timer("panoptic", output.semantics)
+        output.stages_ms = {**output.stages_ms, **timer.stages_ms()}
+        return output
+
+    def _merge(self, output: ModelOutput, objects: FoundObjects) -> None:
+        """The Panoptic Module: classes of the base and objects of the head to classes with instances."""
+        config, before, ontology = self.head.config, output.semantics, self.info.ontology
+        classes = torch.tensor(ontology.thing_ids, device=before.device)[objects.classes]
+        output.semantics, output.instances = panoptic_vote(
+            before,
+            self.head.instances(objects, self.info.grid),
+            config.voting_radius,
+            things=ontology.thing_ids,
+            free=FREE,
+            object_classes=classes if config.same_class else None,
+        )
+        if output.confidence is not None:
+            # How sure the base was of a class says nothing of the voxels that lost it.
+            lost = (output.semantics == FREE) & (before != FREE)
+            output.confidence = torch.where(lost, 0, output.confidence)
+        output.objects = _instances(objects, classes, output.instances, self.info.grid.voxel_size)
+
+
+def _instances(objects: FoundObjects, classes: Tensor, instances: Tensor, voxel_size: float) -> tuple[Instance, ...]:
+    """The objects that have voxels, best first; boxes along the axes of the grid around their own points."""
+    voxels = torch.bincount(instances.flatten(), minlength=len(classes) + 1)[1:]
+    sizes = extents(objects) + voxel_size
+    columns = (voxels, classes, objects.scores, objects.centres, sizes)
+    unknown = (math.nan, math.nan, math.nan)
+    return tuple(
+        Instance(row + 1, class_id, score, tuple(centre), tuple(size), 0.0, unknown)
+        for row, (count, class_id, score, centre, size) in enumerate(zip(*(c.tolist() for c in columns), strict=True))
+        if count
+    )
