@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bag(verbs)
     _add_world(verbs)
     _add_eval(verbs)
+    _add_train(verbs)
     _add_nodes(verbs)
     return parser
 
@@ -125,6 +126,14 @@ def _add_eval(verbs: argparse._SubParsersAction) -> None:
     from occ_perception.evaluation import command
 
     parser = verbs.add_parser("eval", help="score a model or prediction files on nuScenes, also with damaged inputs")
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
+
+
+def _add_train(verbs: argparse._SubParsersAction) -> None:
+    from occ_perception.training import command
+
+    parser = verbs.add_parser("train", help="train a model, on one device or (torchrun) many")
     command.add_arguments(parser)
     parser.set_defaults(run=command.run)
 

@@ -7,7 +7,7 @@ import re
 import time
 from pathlib import Path
 
-from occ_perception.data.synthetic.dataset_writer import SPLITS, WorldSettings, scene_name, write_world
+from occ_perception.data.synthetic.dataset_writer import SPLITS, WorldSettings, write_world
 from occ_perception.data.synthetic.rig import TRAINING_SIZE
 from occ_perception.errors import ConfigurationError, DatasetError
 
@@ -57,9 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.preview:
         from occ_perception.data.synthetic.preview import write_preview
 
-        first = settings.scene_seeds()[0]
         try:
-            for path in write_preview(arguments.output / "preview", scene_name(first), first, settings):
+            for path in write_preview(arguments.output / "preview", settings.scene_seeds()[0], settings.seconds):
                 print(path)
         except OSError as error:
             raise DatasetError(f"{arguments.output}: the preview cannot be written: {error}") from error

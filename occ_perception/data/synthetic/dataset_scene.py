@@ -21,7 +21,7 @@ from occ_perception.data.synthetic.dataset_tables import (
     scene_rows,
     token_of,
 )
-from occ_perception.data.synthetic.drive import KEYFRAMES_PER_SECOND, CityDrive, CityKeyframe
+from occ_perception.data.synthetic.drive import CityDrive, CityKeyframe
 from occ_perception.data.synthetic.lidar import COLUMNS, PERIOD_S, RINGS, LidarScan
 from occ_perception.data.synthetic.scene import Actor
 from occ_perception.files import write_whole
@@ -86,10 +86,9 @@ class SceneFiles:
 
     def _write_keyframe(self, token: str, stamp: int) -> None:
         keyframe = self.drive.keyframe(stamp)
-        for name, image in keyframe.frame.images.items():
+        for stamp_ns, name, jpeg in keyframe.shots:
             camera = self.drive.rig[name]
-            path = self._record(token, name.upper(), image.stamp_ns, (camera.width, camera.height))
-            write_whole(path, bytes(image.data))
+            write_whole(self._record(token, name.upper(), stamp_ns, (camera.width, camera.height)), jpeg)
         write_whole(self._record(token, LIDAR, stamp, (0, 0)), lidar_file(keyframe.scan))
         self._annotate(token, stamp, keyframe.scan)
         for tree, arrays in label_arrays(keyframe).items():
@@ -198,8 +197,3 @@ def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
             member.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(member, file.getvalue(), compresslevel=1)
     return buffer.getvalue()
-
-
-def drive_of(seed: int, keyframes: int, image_size: tuple[int, int]) -> CityDrive:
-    """The drive whose keyframes are a scene of so many frames."""
-    return CityDrive(seed, keyframes / KEYFRAMES_PER_SECOND, image_size)

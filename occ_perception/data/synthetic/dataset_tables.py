@@ -1,4 +1,4 @@
-"""Rows of nuScenes' tables for synthetic scenes (specs/datasets.md section 1): tokens, poses, chains of prev and next."""
+"""Rows of nuScenes' tables (specs/datasets.md section 1) for synthetic scenes: tokens, poses, prev and next."""
 
 from __future__ import annotations
 

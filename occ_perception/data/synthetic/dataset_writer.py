@@ -28,7 +28,7 @@ from typing import Any
 from tqdm import tqdm
 
 from occ_perception.data.synthetic.dataset_tables import Rows, merged
-from occ_perception.data.synthetic.rig import TRAINING_SIZE
+from occ_perception.data.synthetic.rig import KEYFRAMES_PER_SECOND, TRAINING_SIZE
 from occ_perception.errors import ConfigurationError, DatasetError
 from occ_perception.files import write_whole
 
@@ -76,6 +76,11 @@ class WorldSettings:
                 raise ConfigurationError(f"{what}: expected {low} to {high}, got {value}")
         if self.split not in SPLITS:
             raise ConfigurationError(f"unknown split '{self.split}'; known: {', '.join(SPLITS)}")
+
+    @property
+    def seconds(self) -> float:
+        """Length of a scene."""
+        return self.frames / KEYFRAMES_PER_SECOND
 
     def scene_seeds(self) -> list[int]:
         """Seeds of the scenes."""
@@ -202,10 +207,10 @@ def _write_scene_in_worker(root: Path, settings: WorldSettings, seed: int) -> No
 
 def _write_scene(root: Path, settings: WorldSettings, seed: int, progress: Callable[[], object]) -> None:
     """All files of a scene, its rows last."""
-    from occ_perception.data.synthetic.dataset_scene import SceneFiles, drive_of
-    from occ_perception.data.synthetic.drive import write_city_bag
+    from occ_perception.data.synthetic.dataset_scene import SceneFiles
+    from occ_perception.data.synthetic.drive import CityDrive, write_city_bag
 
-    drive = drive_of(seed, settings.frames, settings.image_size)
+    drive = CityDrive(seed, settings.seconds, settings.image_size)
     interval_ns = (seed % MAX_SCENES) * _SCENE_INTERVAL_NS
     rows = SceneFiles(root, scene_name(seed), drive, interval_ns).write(progress)
     if settings.bags:

@@ -35,11 +35,13 @@ START_NS = 1_700_000_000_000_000_000
 PERIOD_NS = 50_000_000
 """Of the turning LiDAR."""
 SWEEPS_PER_KEYFRAME = 10
-KEYFRAMES_PER_SECOND = 2
 JPEG_QUALITY = 90
 _IMAGES_PER_SECOND, _SWEEPS_PER_SECOND = 12, 20
 _NEIGHBOURS_NS = 500_000_000  # sweeps of the keyframes so far away also tell what the LiDAR saw
 _SCANS_KEPT = 8
+
+Shot = tuple[int, str, bytes]
+"""Stamp, camera and JPEG."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,14 @@ class CityKeyframe:
 
     Attributes:
         frame: the synchronised set as sensors deliver it: JPEG images, one noisy sweep, exact poses.
+        shots: stamp, camera and JPEG of its images.
         rendered: the images by camera with depth, classes and instances.
         scan: the sweep with rings, classes and instances.
         truth: ground truth at the LIDAR stamp.
     """
 
     frame: Frame
+    shots: list[Shot]
     rendered: Mapping[str, RenderedImage]
     scan: LidarScan
     truth: SceneTruth
@@ -143,10 +147,12 @@ class CityDrive:
         poses = {name: self.odom_from_ego(stamp) for name, stamp in stamps.items()}
         return self._renderer.render_rig(self.rig, poses, {name: self.time_s(t) for name, t in stamps.items()})
 
-    def jpegs(self, set_stamp_ns: int) -> list[tuple[int, str, bytes]]:
+    def jpegs(self, set_stamp_ns: int) -> list[Shot]:
         """(stamp, camera, JPEG) of a set, in the order in which they are taken."""
-        rendered = self.rendered(set_stamp_ns)
-        shots = sorted((self.image_stamp(name, set_stamp_ns), name) for name in self.rig)
+        return self._shots(set_stamp_ns, self.rendered(set_stamp_ns))
+
+    def _shots(self, set_stamp_ns: int, rendered: Mapping[str, RenderedImage]) -> list[Shot]:
+        shots = sorted((self.image_stamp(name, set_stamp_ns), name) for name in rendered)
         return [(stamp, name, encode_jpeg(rendered[name].rgb, JPEG_QUALITY)) for stamp, name in shots]
 
     def scan(self, stamp_ns: int, noise: bool = True) -> LidarScan:
@@ -162,14 +168,10 @@ class CityDrive:
 
     def frame(self, set_stamp_ns: int, images: bool = True) -> Frame:
         """One synchronised set; its stamp is that of the front camera (else of the sweep)."""
-        rendered = self.rendered(set_stamp_ns) if images else {}
-        return self._frame(set_stamp_ns, rendered, self.scan(set_stamp_ns))
+        return self._frame(set_stamp_ns, self.jpegs(set_stamp_ns) if images else [], self.scan(set_stamp_ns))
 
-    def _frame(self, set_stamp_ns: int, rendered: Mapping[str, RenderedImage], scan: LidarScan) -> Frame:
-        images = {}
-        for name, image in rendered.items():
-            stamp = self.image_stamp(name, set_stamp_ns)
-            images[name] = CameraImage(stamp, encode_jpeg(image.rgb, JPEG_QUALITY), self.odom_from_ego(stamp))
+    def _frame(self, set_stamp_ns: int, shots: list[Shot], scan: LidarScan) -> Frame:
+        images = {name: CameraImage(stamp, jpeg, self.odom_from_ego(stamp)) for stamp, name, jpeg in shots}
         anchor = images["cam_front"].stamp_ns if "cam_front" in images else set_stamp_ns
         return Frame(anchor, self.rig, images, (self._sweep(set_stamp_ns, scan),), self.odom_from_ego(anchor))
 
@@ -180,9 +182,13 @@ class CityDrive:
 
     # -- truth
 
+    def truth(self, stamp_ns: int) -> SceneTruth:
+        """Ground truth of any moment, without masks."""
+        return self._labels.at(self.time_s(stamp_ns), stamp_ns=stamp_ns)
+
     def ground_truth(self, stamp_ns: int) -> np.ndarray:
         """What every voxel of the Occ3D grid holds, uint8 [200, 200, 16]: Occ3D class or FREE, seen or not."""
-        return self._labels.at(self.time_s(stamp_ns)).label.semantics
+        return self.truth(stamp_ns).label.semantics
 
     def keyframe(self, stamp_ns: int) -> CityKeyframe:
         """Images, sweep and ground truth of one of `keyframe_stamps`."""
@@ -196,7 +202,8 @@ class CityDrive:
             self._lidar_beams(stamp_ns),
             stamp_ns,
         )
-        return CityKeyframe(self._frame(stamp_ns, rendered, scan), rendered, scan, truth)
+        shots = self._shots(stamp_ns, rendered)
+        return CityKeyframe(self._frame(stamp_ns, shots, scan), shots, rendered, scan, truth)
 
     def _lidar_beams(self, stamp_ns: int) -> Beams:
         """Of the keyframe's sweep and its neighbours', as Occ3D looks through several sweeps.

@@ -11,6 +11,7 @@ from occ_perception.errors import ConfigurationError
 from occ_perception.geometry import CameraRig, PinholeCamera, rigid_from_rotation
 
 NATIVE_WIDTH, NATIVE_HEIGHT = 1600, 900
+KEYFRAMES_PER_SECOND = 2
 TRAINING_SIZE = (704, 256)
 """Width and height of network input: scaled by 0.44, the upper 140 of 396 rows cropped."""
 

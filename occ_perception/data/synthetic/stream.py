@@ -8,7 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from occ_perception.data.synthetic.drive import KEYFRAMES_PER_SECOND, CityDrive, CityKeyframe
+from occ_perception.data.synthetic.drive import CityDrive, CityKeyframe
+from occ_perception.data.synthetic.rig import KEYFRAMES_PER_SECOND
 from occ_perception.errors import DatasetError
 from occ_perception.frame import Frame
 from occ_perception.geometry import CameraRig, inverse
