@@ -29,6 +29,10 @@ class NumericsError(OccPerceptionError, ArithmeticError):
     """A network stage produced NaN or infinity; the message names the stage."""
 
 
+class OutOfResourcesError(OccPerceptionError):
+    """Memory or disk space ran out; the message says which setting to lower."""
+
+
 class TransformError(OccPerceptionError, LookupError):
     """A transform cannot be given; see the subclasses for why."""
 

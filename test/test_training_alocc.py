@@ -224,7 +224,7 @@ def test_weight_average_follows_the_published_decay():
     average = WeightAverage(network)
     network.weight.data.fill_(2.0)
     network.num_batches_tracked.fill_(7)
-    average.update(network)
+    average.update()
     decay = 0.999 * (1 - math.exp(-10561 / 2000))
     assert average.decay() == pytest.approx(decay)
     assert float(average.average["weight"]) == pytest.approx(decay + (1 - decay) * 2)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -197,7 +198,7 @@ class BatchLoader:
         self._pin_memory = pin_memory
         self.damaged = 0
 
-    def steps(self, order: FrameOrder, slots: int, first: int, count: int) -> Iterator[Batch]:
+    def steps(self, order: FrameOrder, slots: int, first: int, count: int) -> Generator[Batch]:
         """The batches of ``count`` steps from step ``first`` of an order for so many slots."""
         if count <= 0:
             return
@@ -250,8 +251,13 @@ def _joined(portions: list[Batch]) -> Batch:
         return portions[0]
     names = portions[0].tensors
     tensors = {name: torch.cat([portion.tensors[name] for portion in portions]) for name in names}
-    rest = [tuple(item for portion in portions for item in portion[field]) for field in range(1, len(Batch._fields))]
-    return Batch(tensors, *rest)
+    return Batch(
+        tensors,
+        tuple(chain.from_iterable(portion.starts for portion in portions)),
+        tuple(chain.from_iterable(portion.samples for portion in portions)),
+        tuple(chain.from_iterable(portion.counts for portion in portions)),
+        tuple(chain.from_iterable(portion.damages for portion in portions)),
+    )
 
 
 def _survive_signals(worker: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import NamedTuple, Protocol
 
 from occ_perception.data.sharding import Shard
@@ -42,7 +42,7 @@ class TrainingOrder:
 
     scene_lengths: tuple[int, ...]
     slots: int
-    shard: Shard = Shard()
+    shard: Shard
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class SubsetOrder:
 
     runs: tuple[tuple[int, range], ...]
     slots: int
-    shard: Shard = Shard()
+    shard: Shard
     name: int = 0
 
     @property
@@ -85,10 +85,10 @@ class SubsetOrder:
         return max(sum(len(frames) for _, frames in runs) for runs in self._dealt())
 
     def steps(self, first: int, count: int) -> Iterator[tuple[SampleRequest, ...]]:
-        """See `FrameOrder.steps`; a slot without runs left plays its last ones (or the first of all) again."""
+        """See `FrameOrder.steps`; a slot without runs left plays the first of all."""
         names = self.shard.of(range(self.slots * self.shard.count))
         dealt = self._dealt()
-        streams = [_played(dealt[name] or self.runs[:1], (self.name, name)) for name in names]
+        streams = [_played(dealt[name], self.runs[0], (self.name, name)) for name in names]
         for step in range(first + count):
             requests = tuple(next(stream) for stream in streams)
             if step >= first:
@@ -106,14 +106,14 @@ class SubsetOrder:
         return [tuple(runs) for runs in dealt]
 
 
-def _played(runs: Sequence[tuple[int, range]], name: tuple[int, ...]) -> Iterator[SampleRequest]:
-    """All frames of the runs; then the same again, not counted."""
-    turn = 0
-    while True:
-        for index, (scene, frames) in enumerate(runs):
-            for frame in frames:
-                yield SampleRequest(scene, frame, frame == frames.start, (*name, turn, index), turn == 0)
-        turn += 1
+def _played(
+    runs: Sequence[tuple[int, range]], filling: tuple[int, range], name: tuple[int, ...]
+) -> Iterator[SampleRequest]:
+    """All frames of the runs; then the filling again and again, not counted."""
+    counted = len(runs)
+    for index, (scene, frames) in enumerate(chain(runs, repeat(filling))):
+        for frame in frames:
+            yield SampleRequest(scene, frame, frame == frames.start, (*name, index), index < counted)
 
 
 def validation_order(scene_lengths: Sequence[int], scenes: Sequence[int], slots: int, shard: Shard) -> SubsetOrder:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -64,24 +66,41 @@ def _cosine(progress: float) -> float:
 
 
 class WeightAverage:
-    """Exponential moving average of every floating-point entry of a network's ``state_dict``."""
+    """Exponential moving average of every floating-point entry of a network's ``state_dict``; the rest is copied.
+
+    Args:
+        network: what is averaged, on its device; it must keep its tensors (``load_state_dict`` does).
+        decay, ramp: the n-th update keeps ``decay * (1 - exp(-n / ramp))`` of the average.
+        updates: n at the start.
+    """
 
     def __init__(self, network: nn.Module, decay: float = 0.999, updates: int = 10560, ramp: float = 2000.0) -> None:
-        self.average = {key: value.detach().clone() for key, value in network.state_dict().items()}
+        entries = {key: value.detach() for key, value in network.state_dict().items()}
+        self.average = {key: value.clone() for key, value in entries.items()}
         self.updates = updates
         self._decay, self._ramp = decay, ramp
+        floating = [key for key, value in entries.items() if value.is_floating_point()]
+        self._averaged = [self.average[key] for key in floating], [entries[key] for key in floating]
+        self._copied = [(self.average[key], entries[key]) for key in entries if key not in set(floating)]
 
     def decay(self) -> float:
-        """Decay of the latest update: ``0.999 * (1 - exp(-n / 2000))``."""
+        """Decay of the latest update."""
         return self._decay * (1 - math.exp(-self.updates / self._ramp))
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Take in the network's current weights; entries that are not floating point are copied."""
+    def update(self) -> None:
+        """Take in the network's current weights."""
         self.updates += 1
-        decay = self.decay()
-        for key, value in network.state_dict().items():
-            if value.is_floating_point():
-                self.average[key].mul_(decay).add_(value, alpha=1 - decay)
-            else:
-                self.average[key].copy_(value)
+        torch._foreach_lerp_(*self._averaged, 1 - self.decay())
+        for mine, current in self._copied:
+            mine.copy_(current)
+
+    @contextmanager
+    def applied(self, network: nn.Module) -> Iterator[None]:
+        """The network with the averaged weights, and afterwards with its own again."""
+        own = {key: value.detach().clone() for key, value in network.state_dict().items()}
+        network.load_state_dict(self.average)
+        try:
+            yield
+        finally:
+            network.load_state_dict(own)
