@@ -16,7 +16,7 @@ from occ_perception.ontology import OCC3D
 _ROAD, _SIDEWALK, _FLAT, _TERRAIN = (
     OCC3D.id_of(name) for name in ("driveable_surface", "sidewalk", "other_flat", "terrain")
 )
-_FINE_TILE, _COARSE_TILE = 3.5, 12.0
+_FINE_TILE, _COARSE_TILE = 4.0, 16.0
 _FINE_M = 45.0  # tiles are fine this close to the rectangle around the path
 _SKIRT_M = (40.0, 120.0, 300.0)  # rings of coarse terrain around the plan, out to the horizon
 MEDIAN_GAP_M = 5.0
@@ -91,7 +91,7 @@ def make_ground(rng: np.random.Generator, plan: Plan, palette: Palette, lots: li
     ]
     shape = len(lines[0]) - 1, len(lines[1]) - 1
     class_ids = np.full(shape, _TERRAIN, np.uint8)
-    materials = rng.choice(palette.grass, shape).astype(np.int32)
+    materials = np.full(shape, palette.grass[0], np.int32)
     heights = np.full(shape, np.nan)
     for patch in patches:
         cells = _covered(lines, patch)
@@ -123,8 +123,11 @@ def _lot_patches(rng: np.random.Generator, lots: list[Lot], palette: Palette) ->
         else:
             continue
         patches.append(Patch(lot.low, lot.high, *surface))
-    soil = [lot for lot in lots if lot.near and (lot.use == "site" or (lot.use == "building" and rng.random() < 0.2))]
-    patches += [Patch(lot.low, lot.high, _TERRAIN, palette.soil, None) for lot in soil]
+    for lot in lots:
+        if lot.near and lot.use in ("site", "building", "park"):
+            bare = lot.use == "site" or (lot.use == "building" and rng.random() < 0.2)
+            row = palette.soil if bare else int(rng.choice(palette.grass))
+            patches.append(Patch(lot.low, lot.high, _TERRAIN, row, None))
     return patches
 
 

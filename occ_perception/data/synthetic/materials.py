@@ -174,7 +174,10 @@ class Palette:
         if rng.random() < 0.15:  # steel and glass
             wall = hsv(0.58, rng.uniform(0.05, 0.3), rng.uniform(0.3, 0.7))
         pane = hsv(0.58, rng.uniform(0.1, 0.4), rng.uniform(0.08, 0.35))
-        return self.table.add(wall, pane, Pattern.WINDOWS, rng.uniform(2.0, 4.5), gloss=rng.uniform(0, 0.3))
+        scale, gloss = rng.uniform(2.0, 4.5), rng.uniform(0, 0.3)
+        lit = np.array([1.0, rng.uniform(0.7, 0.9), rng.uniform(0.4, 0.75)]) * rng.uniform(0.2, 1.0)
+        shines = self.night and rng.random() < 0.7
+        return self.table.add(wall, pane, Pattern.WINDOWS, scale, gloss=gloss, emission=lit if shines else BLACK)
 
     def wall(self, rng: np.random.Generator) -> int:
         """A wall without windows."""

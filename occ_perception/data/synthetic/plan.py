@@ -161,7 +161,7 @@ class Plan:
 
 def make_plan(rng: np.random.Generator, duration_s: float) -> Plan:
     """A random plan for a scene of this duration."""
-    speed = float(rng.uniform(4.0, 13.0))
+    speed = float(rng.uniform(5.0, 14.0))
     reach = speed * duration_s + 25.0
     turn = int(rng.choice([-1, 0, 1], p=[0.25, 0.5, 0.25]))
     first_crossing = float(np.round(rng.uniform(30, 75)))

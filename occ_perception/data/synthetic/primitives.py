@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ from occ_perception.data.synthetic.scene import TriangleMesh
 from occ_perception.ontology import OCC3D
 
 Vector = Sequence[float] | np.ndarray
+
+_SIGNS = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
 
 
 class Paint(NamedTuple):
@@ -46,21 +49,23 @@ def loft(rings: np.ndarray, surface: Paint) -> TriangleMesh:
 
     The rings are convex and counter-clockwise seen from the last one looking back at the first.
     """
-    levels, count = rings.shape[:2]
+    return mesh_of(rings.reshape(-1, 3), _loft_faces(*rings.shape[:2]), surface)
+
+
+@cache
+def _loft_faces(levels: int, count: int) -> np.ndarray:
     here = np.arange(count)
     following = (here + 1) % count
     below = np.arange(levels - 1)[:, None] * count
     a, b = (below + here).ravel(), (below + following).ravel()
     sides = np.concatenate([np.stack([a, b, b + count], -1), np.stack([a, b + count, a + count], -1)])
     fan = np.stack([np.zeros(count - 2, np.int64), here[1:-1], here[2:]], -1)
-    faces = np.concatenate([sides, fan[:, ::-1], fan + (levels - 1) * count])
-    return mesh_of(rings.reshape(-1, 3), faces, surface)
+    return np.concatenate([sides, fan[:, ::-1], fan + (levels - 1) * count]).astype(np.int32)
 
 
 def rectangle(center: Vector, length: float, width: float) -> np.ndarray:
     """Corners of a level rectangle around a centre (x, y, z), counter-clockwise seen from above, [4, 3]."""
-    signs = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
-    return np.asarray(center, np.float64) + signs * (length / 2, width / 2, 0.0)
+    return np.asarray(center, np.float64) + _SIGNS * (length / 2, width / 2, 0.0)
 
 
 def box(center: Vector, size: Vector, surface: Paint, taper: Vector = (1, 1)) -> TriangleMesh:

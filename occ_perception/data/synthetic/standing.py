@@ -17,8 +17,8 @@ from occ_perception.data.synthetic.site import Site
 from occ_perception.data.synthetic.small_objects import barrier, traffic_cone
 from occ_perception.data.synthetic.vehicles import bus, car, trailer, truck
 
-_NEAR_M = 45.0
-_DECK = {"car": 7, "truck": 2, "bus": 1, "trailer": 2, "construction": 2, "motorcycle": 2, "bicycle": 2}
+_NEAR_M = 40.0
+_DECK = {"car": 8, "truck": 2, "bus": 2, "trailer": 2, "construction": 1, "motorcycle": 1, "bicycle": 1}
 _JUNCTION_MARGIN_M = 10.0
 
 
@@ -78,17 +78,17 @@ def work_zones(rng: np.random.Generator, site: Site, palette: Palette) -> list[S
     for street in site.plan.streets:
         for start, end in near_spans(site, street, _JUNCTION_MARGIN_M, 30.0):
             for side in (-1, 1):
-                position = start + float(rng.uniform(0, 70))
+                position = start + float(rng.uniform(0, 35))
                 while position < end - 18.0:
                     found += _work_zone(rng, site, palette, street, side, position)
-                    position += 30.0 + float(rng.exponential(70))
+                    position += 55.0 + float(rng.exponential(60))
     return found
 
 
 def _work_zone(
     rng: np.random.Generator, site: Site, palette: Palette, street: Street, side: int, start: float
 ) -> list[Standing]:
-    length, depth = float(rng.uniform(11, 17)), max(street.parking, 1.2)
+    length, depth = float(rng.uniform(8, 13)), max(street.parking, 1.2)
     inner = street.road_half - depth + 0.4 if street.parking else street.road_half + 0.5
     if not site.claim_row(street.uv(start + np.arange(0, length + 3.0, 3.0), side * (inner + 1.0)), 1.6):
         return []
@@ -108,14 +108,14 @@ def _work_zone(
         found.append(Standing(model, middle, heading + float(rng.normal(0, 0.04))))
         position += model.size[0] + float(rng.uniform(0.15, 0.5) if not cone else rng.uniform(1.2, 2.2))
     for end in (start - 0.8, position + 0.6):
-        for share in (0.35, 0.75):
+        for share in (0.35, 0.75)[: int(rng.integers(1, 3))]:
             found.append(Standing(traffic_cone(rng, palette), street.uv(end, side * (inner + share * depth)), heading))
     return found
 
 
 def parked_at_curb(rng: np.random.Generator, site: Site, deck: Deck) -> list[Standing]:
     """Vehicles in the parking lanes of streets near the path."""
-    found, gap = [], float(rng.choice([3.0, 8.0, 16.0]))
+    found, gap = [], float(rng.choice([5.0, 12.0, 22.0]))
     for street in site.plan.streets:
         if not street.parking:
             continue
@@ -147,12 +147,14 @@ def parked_on_lots(rng: np.random.Generator, site: Site, lots: list[Lot], deck: 
         for share in rows:
             position = 2.5
             while position < length - 3.0:
+                uv = np.array([lot.low[0] + position, lot.low[1] + width * share])
+                if rng.random() < 0.65 or site.distance(uv)[0] > _NEAR_M:
+                    position += 3.0
+                    continue
                 model = deck.next_model(min(width * 0.5, 8.0) if len(rows) == 2 else min(width - 2.0, 12.0))
-                uv = np.array([lot.low[0] + position + model.size[1] / 2, lot.low[1] + width * share])
+                uv[0] += model.size[1] / 2
                 position += model.size[1] + float(rng.uniform(0.7, 1.2))
-                dense = 0.45 if lot.use == "car_park" else 0.3
-                close = site.distance(uv)[0] < _NEAR_M and position < length - 1.5
-                if close and rng.random() < dense and site.claim(uv, model.size[1] / 2):
+                if position < length - 1.5 and site.claim(uv, model.size[1] / 2):
                     found.append(Standing(model, uv, np.pi / 2 + (np.pi if rng.random() < 0.4 else 0.0)))
     return found
 
@@ -163,7 +165,7 @@ def parked_two_wheelers(rng: np.random.Generator, site: Site, palette: Palette) 
     for street in site.plan.streets:
         for start, end in near_spans(site, street, _JUNCTION_MARGIN_M, 30.0):
             for side in (-1, 1):
-                position = start + float(rng.exponential(30))
+                position = start + float(rng.exponential(45))
                 while position < end - 4.0:
                     maker = bicycle if rng.random() < 0.5 else motorcycle
                     for _ in range(int(rng.integers(1, 4))):
@@ -172,5 +174,5 @@ def parked_two_wheelers(rng: np.random.Generator, site: Site, palette: Palette) 
                             heading = street.plan_heading(1) + np.pi / 2 + float(rng.normal(0, 0.15))
                             found.append(Standing(maker(rng, palette, ridden=False), uv, heading))
                         position += 1.0
-                    position += 12.0 + float(rng.exponential(35))
+                    position += 25.0 + float(rng.exponential(50))
     return found

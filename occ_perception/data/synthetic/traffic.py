@@ -18,9 +18,9 @@ from occ_perception.data.synthetic.vehicles import bus, car, trailer, truck
 
 EGO_FRONT_M, EGO_REAR_M, EGO_WIDTH_M = 3.1, 1.0, 1.73
 """The recording vehicle's box about base_link (middle of the rear axle), metres."""
-_NEAR_M = 60.0
+_NEAR_M = 50.0
 _KINDS = ("car", "truck", "bus", "motorcycle", "bicycle", "rig")
-_SHARES = (0.5, 0.12, 0.1, 0.1, 0.1, 0.08)
+_SHARES = (0.46, 0.1, 0.13, 0.09, 0.1, 0.12)
 _CLEARING_S = 4.0
 
 
@@ -95,7 +95,7 @@ def make_traffic(
         lights += _lights(plan, itinerary, len(routes), street, direction, route)
         spaces.append(_free_stretches(plan, route, path, _closed_before(plan, itinerary, street, direction, lane)))
         routes.append(route)
-    crowd = _Crowd(rng, palette, float(rng.choice([18.0, 35.0, 70.0])))
+    crowd = _Crowd(rng, palette, float(rng.choice([22.0, 40.0, 80.0])))
     crowd.add_ego(itinerary.start, plan.speed)
     for index, space in enumerate(spaces):
         crowd.fill(index, space, itinerary.start if index == 0 else None)
@@ -217,7 +217,7 @@ class _Crowd:
                 blocked |= ego_start - 12.0 - front < place < ego_start + 12.0 + rear
             if not blocked:
                 slow = models[0][0].category == "vehicle.bicycle"
-                desired = self._rng.uniform(3.0, 5.5) if slow else self._rng.uniform(5.0, 13.0)
+                desired = self._rng.uniform(3.0, 5.5) if slow else self._rng.uniform(6.0, 14.0)
                 self._rows.append((route, place, front, rear, float(desired)))
                 self.vehicles.append((route, models))
             position = place + front + 6.0 + float(self._rng.exponential(self._mean_gap))

@@ -14,7 +14,7 @@ def _wheels(
     class_name: str, palette: Palette, axles: list[float], width: float, radius: float, thickness: float = 0.24
 ) -> list[TriangleMesh]:
     tyre = paint(class_name, palette.tyre)
-    y = width / 2 - thickness / 2
+    y = width / 2 - thickness / 2 + 0.02  # beyond the body, so that neither shimmers through the other
     return [wheel((x, side * y, radius), radius, thickness, tyre) for x in axles for side in (-1, 1)]
 
 

@@ -80,7 +80,7 @@ def _night(rng: np.random.Generator) -> Weather:
     return Weather(
         sun_direction=_direction(rng, 30, 80),
         sun_color=_triple((0.8, 0.9, 1.0), rng.uniform(0.005, 0.04)),
-        ambient_color=_triple((1.0, 0.85, 0.65), rng.uniform(0.04, 0.12)),
+        ambient_color=_triple((1.0, 0.85, 0.65), rng.uniform(0.06, 0.16)),
         sky_color=_triple((0.5, 0.6, 1.0), glow * 0.4),
         horizon_color=_triple((1.0, 0.8, 0.6), glow),
         cloudiness=rng.uniform(0, 0.5),
