@@ -10,12 +10,12 @@ import numpy as np
 from occ_perception.data.synthetic.lidar import LidarScan
 from occ_perception.data.synthetic.renderer import RenderedImage
 from occ_perception.data.synthetic.scene import Trajectory
-from occ_perception.geometry import CameraRig, PinholeCamera, VoxelGrid, transform_points
+from occ_perception.geometry import CameraRig, PinholeCamera, VoxelGrid, inverse, transform_points
 from occ_perception.ops.ray_traversal import last_beam_through
 
 _BEYOND_M = 500.0  # depth at which beams into the sky end: outside any grid
 _SPACING_RAD = 0.009  # between beams: a voxel at 45 m
-_FINER_ROWS, _NEAR_M = 3, 12.0  # rows are three times as close together for what is farther than this
+_SURFACE_M, _SURFACE_SHARE = 0.2, 0.98  # a point so little behind a surface is on it
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Beams:
     ends: np.ndarray
     marks_end: np.ndarray
 
+    def every(self, step: int) -> Beams:
+        """One in so many."""
+        return Beams(self.origins[::step], self.ends[::step], self.marks_end[::step])
+
     @staticmethod
     def joined(parts: list[Beams]) -> Beams:
         """All of several."""
@@ -43,38 +47,64 @@ class Beams:
         )
 
 
-def camera_beams(
-    rig: CameraRig, images: Mapping[str, RenderedImage], world_from_ego: Mapping[str, np.ndarray]
-) -> Beams:
-    """Beams through a lattice of pixels up to the surface that each of them shows.
+class CameraViews:
+    """What the cameras of one set show.
 
     Args:
-        rig: the cameras; images: what they see.
+        rig: the cameras.
+        images: what they see.
         world_from_ego: pose of the vehicle at each image's stamp.
     """
-    return Beams.joined([_image_beams(rig[name], image, world_from_ego[name]) for name, image in images.items()])
+
+    def __init__(
+        self, rig: CameraRig, images: Mapping[str, RenderedImage], world_from_ego: Mapping[str, np.ndarray]
+    ) -> None:
+        self._views = [
+            (rig[name], image.depth, world_from_ego[name] @ rig[name].ego_from_camera) for name, image in images.items()
+        ]
+
+    def beams(self) -> Beams:
+        """Beams through a lattice of pixels up to the surface that each of them shows."""
+        return Beams.joined([_image_beams(*view) for view in self._views])
+
+    def show(self, points: np.ndarray) -> np.ndarray:
+        """Which points on surfaces, float64 [N, 3], world frame, are in an image with nothing before them; bool [N].
+
+        Beams meet a road far away many metres apart; asked for by point, all of it is seen.
+        """
+        shown = np.zeros(len(points), bool)
+        for camera, depth, world_from_camera in self._views:
+            pixels, distance, visible = camera.project(transform_points(inverse(world_from_camera), points))
+            visible = np.flatnonzero(visible)
+            nearest = _inverse_depth(depth, pixels[visible])
+            shown[visible] |= nearest * (distance[visible] * _SURFACE_SHARE - _SURFACE_M) <= 1.0
+        return shown
 
 
-def _image_beams(camera: PinholeCamera, image: RenderedImage, world_from_ego: np.ndarray) -> Beams:
-    columns = _lattice(camera.width, camera.intrinsics[0, 0] * _SPACING_RAD)
-    rows = _lattice(camera.height, camera.intrinsics[1, 1] * _SPACING_RAD / _FINER_ROWS)
-    depth = image.depth[np.ix_(rows, columns)].astype(np.float64)
+def _image_beams(camera: PinholeCamera, depth: np.ndarray, world_from_camera: np.ndarray) -> Beams:
+    stride = max(int(camera.intrinsics[0, 0] * _SPACING_RAD), 1)
+    first = stride // 2
+    depth = depth[first::stride, first::stride].astype(np.float64).ravel()
+    v, u = np.mgrid[first : camera.height : stride, first : camera.width : stride] + 0.5
+    rays = np.stack([u.ravel(), v.ravel(), np.ones(u.size)], 1) @ np.linalg.inv(camera.intrinsics).T
     hits = np.isfinite(depth)
-    # Rows close to each other are for the road far away, which they meet many metres apart.
-    wanted = hits & (depth > _NEAR_M)
-    wanted[::_FINER_ROWS] = True
-    row, column = np.nonzero(wanted)
-    pixels = np.stack([columns[column] + 0.5, rows[row] + 0.5, np.ones(len(row))], 1)
-    ends = pixels @ np.linalg.inv(camera.intrinsics).T
-    ends *= np.where(hits, depth, _BEYOND_M)[wanted][:, None]
-    world_from_camera = world_from_ego @ camera.ego_from_camera
+    ends = rays * np.where(hits, depth, _BEYOND_M)[:, None]
     origins = np.broadcast_to(world_from_camera[:3, 3], ends.shape)
-    return Beams(origins, transform_points(world_from_camera, ends), hits[wanted])
+    return Beams(origins, transform_points(world_from_camera, ends), hits)
 
 
-def _lattice(size: int, stride: float) -> np.ndarray:
-    """Evenly spaced whole pixels, int64."""
-    return np.arange(max(stride, 1.0) / 2, size, max(stride, 1.0)).astype(np.int64)
+def _inverse_depth(depth: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """1/depth between the four pixels around each place [N, 2]; on a plane, which a road is, that is exact."""
+    height, width = depth.shape
+    place = np.clip(pixels - 0.5, 0.0, np.array([width - 1, height - 1]) - 1e-3)
+    corner = place.astype(np.int64)
+    right, down = (place - corner).T
+    nearness = 1.0 / depth  # the sky's is 0
+    index = corner[:, 1] * width + corner[:, 0]
+    flat = nearness.ravel()
+    upper = flat[index] * (1 - right) + flat[index + 1] * right
+    lower = flat[index + width] * (1 - right) + flat[index + width + 1] * right
+    return upper * (1 - down) + lower * down
 
 
 def lidar_beams(

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from occ_perception.data.drive_bag import DriveBag, TimedWrite, transform_stamps
-from occ_perception.data.synthetic.beams import Beams, camera_beams, lidar_beams
+from occ_perception.data.synthetic.beams import Beams, CameraViews, lidar_beams
 from occ_perception.data.synthetic.city import make_scene
 from occ_perception.data.synthetic.labels import SceneLabels, SceneTruth, moving_instances, surface_returns
 from occ_perception.data.synthetic.lidar import LidarScan, SceneLidar
@@ -38,6 +38,7 @@ SWEEPS_PER_KEYFRAME = 10
 JPEG_QUALITY = 90
 _IMAGES_PER_SECOND, _SWEEPS_PER_SECOND = 12, 20
 _NEIGHBOURS_NS = 500_000_000  # sweeps of the keyframes so far away also tell what the LiDAR saw
+_NEIGHBOURS_STEP = 3  # one in so many of their beams
 _SCANS_KEPT = 8
 
 Shot = tuple[int, str, bytes]
@@ -198,7 +199,7 @@ class CityDrive:
         truth = self._labels.at(
             time_s,
             surface_returns(exact, time_s, self.scene, self.ego_from_lidar),
-            camera_beams(self.rig, rendered, poses),
+            CameraViews(self.rig, rendered, poses),
             self._lidar_beams(stamp_ns),
             stamp_ns,
         )
@@ -210,21 +211,15 @@ class CityDrive:
 
         What moves was elsewhere in the neighbours' sweeps, so it counts as seen only in the keyframe's own.
         """
-        there, moving = self.keyframe_stamps(), moving_instances(self.scene)
-        near = [t for t in there if abs(t - stamp_ns) <= _NEIGHBOURS_NS]
-        nothing = moving[:0]
-        return Beams.joined(
-            [
-                lidar_beams(
-                    self._exact_scan(t),
-                    self.time_s(t),
-                    self.scene.ego,
-                    self.ego_from_lidar,
-                    nothing if t == stamp_ns else moving,
-                )
-                for t in near
-            ]
-        )
+        moving = moving_instances(self.scene)
+        parts = []
+        for stamp in self.keyframe_stamps():
+            if abs(stamp - stamp_ns) <= _NEIGHBOURS_NS:
+                own = stamp == stamp_ns
+                scan, hidden = self._exact_scan(stamp), moving[:0] if own else moving
+                beams = lidar_beams(scan, self.time_s(stamp), self.scene.ego, self.ego_from_lidar, hidden)
+                parts.append(beams if own else beams.every(_NEIGHBOURS_STEP))
+        return Beams.joined(parts)
 
 
 def write_city_bag(

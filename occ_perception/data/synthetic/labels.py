@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from occ_perception.data.labels import GridLabel
-from occ_perception.data.synthetic.beams import Beams, seen_voxels
+from occ_perception.data.synthetic.beams import Beams, CameraViews, seen_voxels
 from occ_perception.data.synthetic.lidar import LidarScan
 from occ_perception.data.synthetic.scene import Actor, Scene
 from occ_perception.data.synthetic.surface import Samples, solid_points, thinned, triangle_points
@@ -67,7 +67,7 @@ class SceneLabels:
         self,
         time_s: float,
         returns: Samples | None = None,
-        camera_beams: Beams | None = None,
+        views: CameraViews | None = None,
         lidar_beams: Beams | None = None,
         stamp_ns: int | None = None,
     ) -> SceneTruth:
@@ -76,7 +76,8 @@ class SceneLabels:
         Args:
             time_s: seconds since the scene's start; of the LIDAR stamp, as in the benchmarks.
             returns: further points that are occupied, world frame (see `surface_returns`).
-            camera_beams, lidar_beams: what was looked through; None leaves the mask out.
+            views: what the cameras show; None leaves their mask out.
+            lidar_beams: what the LiDAR looked through; None leaves its mask out.
             stamp_ns: of the label.
         """
         world_from_grid = self.scene.ego.pose(time_s)
@@ -86,18 +87,18 @@ class SceneLabels:
         parts += [(self._solids[a.instance_id], grid_from_world @ a.trajectory.pose(time_s)) for a in near]
         if returns is not None:
             parts.append((returns, grid_from_world))
-        semantics, instances = _counted(parts, self.grid)
+        counted = _counted(parts, self.grid)
         boxes = [_box(actor, time_s, grid_from_world) for actor in near]
         label = GridLabel(
-            semantics=semantics,
+            semantics=counted.semantics,
             ontology=OCC3D,
             grid=self.grid,
             frame="base_link",
             stamp_ns=stamp_ns,
             mask_lidar=None if lidar_beams is None else seen_voxels(lidar_beams, grid_from_world, self.grid),
-            mask_camera=None if camera_beams is None else seen_voxels(camera_beams, grid_from_world, self.grid),
-            flow=_flow(instances, near, boxes),
-            instances=instances,
+            mask_camera=None if views is None else self._shown(views, counted, world_from_grid),
+            flow=_flow(counted.instances, near, boxes),
+            instances=counted.instances,
             source=Path(f"synthetic scene {self.scene.seed}"),
         )
         above = [i for i, box in enumerate(boxes) if _is_above(box, self.grid)]
@@ -107,6 +108,13 @@ class SceneLabels:
             np.array([near[i].class_id for i in above], np.int64),
             np.array([near[i].instance_id for i in above], np.int64),
         )
+
+    def _shown(self, views: CameraViews, counted: _Counted, world_from_grid: np.ndarray) -> np.ndarray:
+        """Voxels that a camera looks through, or whose surface it shows; bool [X, Y, Z]."""
+        seen = seen_voxels(views.beams(), inverse(world_from_grid), self.grid)
+        surface = transform_points(world_from_grid, counted.points.astype(np.float64))
+        seen.ravel()[counted.voxels[views.show(surface)]] = True
+        return seen
 
     def _near_actors(self, time_s: float, position: np.ndarray) -> list[Actor]:
         """Those that may reach into the grid."""
@@ -207,42 +215,60 @@ def _solid_samples(actor: Actor) -> Samples:
     return Samples(np.ascontiguousarray(points.T), class_ids, instances)
 
 
-def _counted(parts: list[tuple[Samples, np.ndarray]], grid: VoxelGrid) -> tuple[np.ndarray, np.ndarray]:
-    """Class (FREE where there is no sample) and instance of every voxel, uint8 and uint16 [X, Y, Z].
+@dataclass(frozen=True)
+class _Counted:
+    """What samples say of the voxels.
+
+    Attributes:
+        semantics: uint8 [X, Y, Z], FREE where there is no sample.
+        instances: uint16 [X, Y, Z].
+        voxels: int64 [V], linear indices of those that are occupied.
+        points: float32 [V, 3], one sample of each, metres in the grid's frame.
+    """
+
+    semantics: np.ndarray
+    instances: np.ndarray
+    voxels: np.ndarray
+    points: np.ndarray
+
+
+def _counted(parts: list[tuple[Samples, np.ndarray]], grid: VoxelGrid) -> _Counted:
+    """Count the samples in every voxel.
 
     Args:
         parts: samples, and the transform that takes them into the grid's frame.
         grid: the grid.
     """
-    voxels = [_voxels_of(samples.points, grid_from_samples, grid) for samples, grid_from_samples in parts]
-    voxel = np.concatenate([index for index, _ in voxels])
-    inside = np.concatenate([inside for _, inside in voxels])
-    class_ids = np.concatenate([samples.class_ids for samples, _ in parts])[inside]
-    instances = np.concatenate([samples.instances for samples, _ in parts])[inside]
-    is_occupied = np.zeros(grid.num_voxels, bool)
-    is_occupied[voxel] = True
-    occupied = np.flatnonzero(is_occupied)
-    row_of = np.cumsum(is_occupied, dtype=np.int32) - 1
+    scaled, kept = zip(
+        *(_inside(samples, grid_from_samples, grid) for samples, grid_from_samples in parts), strict=True
+    )
+    places, samples = np.concatenate(scaled, axis=1), Samples.joined(list(kept))
+    x, y, z = places.astype(np.int64)
+    voxel = (x * grid.size[1] + y) * grid.size[2] + z
+    sample_in = np.full(grid.num_voxels, -1, np.int32)
+    sample_in[voxel] = np.arange(len(voxel), dtype=np.int32)
+    occupied = np.flatnonzero(sample_in >= 0)
+    row_of = np.cumsum(sample_in >= 0, dtype=np.int32) - 1
     rows, num_classes = row_of[voxel], OCC3D.num_classes
-    votes = np.bincount(rows * num_classes + class_ids, minlength=len(occupied) * num_classes)
+    votes = np.bincount(rows * num_classes + samples.class_ids, minlength=len(occupied) * num_classes)
     winners = (votes.reshape(-1, num_classes) * _WEIGHTS).argmax(axis=1)
     semantics = np.full(grid.num_voxels, FREE, np.uint8)
     semantics[occupied] = winners
-    objects = np.flatnonzero((instances > 0) & (class_ids == winners[rows]))
-    ids = np.zeros(grid.num_voxels, np.uint16)
-    ids[occupied] = _most_frequent(rows[objects], instances[objects], len(occupied))
-    return semantics.reshape(grid.size), ids.reshape(grid.size)
+    objects = np.flatnonzero((samples.instances > 0) & (samples.class_ids == winners[rows]))
+    instances = np.zeros(grid.num_voxels, np.uint16)
+    instances[occupied] = _most_frequent(rows[objects], samples.instances[objects], len(occupied))
+    points = places[:, sample_in[occupied]].T * np.float32(grid.voxel_size) + grid.lower.astype(np.float32)
+    return _Counted(semantics.reshape(grid.size), instances.reshape(grid.size), occupied, points)
 
 
-def _voxels_of(points: np.ndarray, grid_from_points: np.ndarray, grid: VoxelGrid) -> tuple[np.ndarray, np.ndarray]:
-    """(linear voxel index of the points inside the grid int64 [M], which those are bool [N])."""
-    scaled = (grid_from_points[:3, :3] / grid.voxel_size).astype(np.float32) @ points
-    scaled += ((grid_from_points[:3, 3] - grid.lower) / grid.voxel_size).astype(np.float32)[:, None]
+def _inside(samples: Samples, grid_from_samples: np.ndarray, grid: VoxelGrid) -> tuple[np.ndarray, Samples]:
+    """Samples inside the grid: where they are, float32 [3, M], voxels from its lower corner; and they themselves."""
+    scaled = (grid_from_samples[:3, :3] / grid.voxel_size).astype(np.float32) @ samples.points
+    scaled += ((grid_from_samples[:3, 3] - grid.lower) / grid.voxel_size).astype(np.float32)[:, None]
     inside = (scaled >= 0).all(axis=0)
     for axis, size in enumerate(grid.size):
         inside &= scaled[axis] < size
-    x, y, z = scaled[:, inside].astype(np.int64)
-    return (x * grid.size[1] + y) * grid.size[2] + z, inside
+    return scaled[:, inside], samples.take(inside)
 
 
 def _most_frequent(rows: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:

@@ -105,7 +105,7 @@ def solid_points(mesh: TriangleMesh, pitch: float) -> tuple[np.ndarray, np.ndarr
     legs stays open.
 
     Returns:
-        (points float32 [N, 3], class of each uint8 [N]); inner points have the mesh's most frequent class.
+        (points float32 [N, 3], class of each uint8 [N]); first the inner points, of the mesh's most frequent class.
     """
     points, faces = triangle_points(mesh.corners(), pitch)
     keep = thinned(points, mesh.class_ids[faces], pitch / 2)
@@ -117,7 +117,7 @@ def solid_points(mesh: TriangleMesh, pitch: float) -> tuple[np.ndarray, np.ndarr
     inside = np.argwhere(_enclosed(shell) & ~shell)
     filling = (lower + (inside + 0.5) * pitch).astype(np.float32)
     most = np.bincount(class_ids).argmax().astype(np.uint8)
-    return np.concatenate([points, filling]), np.concatenate([class_ids, np.full(len(filling), most)])
+    return np.concatenate([filling, points]), np.concatenate([np.full(len(filling), most), class_ids])
 
 
 def _enclosed(shell: np.ndarray) -> np.ndarray:
