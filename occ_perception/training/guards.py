@@ -14,7 +14,7 @@ from occ_perception.errors import DatasetError, NumericsError, OutOfResourcesErr
 from occ_perception.files import write_whole
 from occ_perception.training.configuration import TrainingConfig
 from occ_perception.training.learner import Learner, StepReport
-from occ_perception.training.loader import Batch
+from occ_perception.training.loader import Batch, is_worker_death
 from occ_perception.training.settings import flat, to_mapping
 
 
@@ -66,7 +66,7 @@ def explained_failures(config: TrainingConfig) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if _is_out_of_memory(error):
             raise OutOfResourcesError(memory_advice(config, error)) from error
-        if "DataLoader worker" in str(error) and "killed" in str(error):
+        if is_worker_death(error):
             raise DatasetError(f"a loader process died: {str(error).splitlines()[0]}") from error
         raise
 

@@ -219,7 +219,7 @@ class BatchLoader:
                 self._report(batch.damages)
                 yield batch
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not is_worker_death(error):
                 raise
             raise DatasetError(
                 f"a loader process died ({str(error).splitlines()[0]}); if it was killed for lack of memory, "
@@ -244,6 +244,12 @@ class BatchLoader:
                 f"{self.damaged} batches with damaged frames, loader.max_damaged is {self._settings.max_damaged}; "
                 f"the last: {damages[0]}"
             )
+
+
+def is_worker_death(error: BaseException) -> bool:
+    """Whether PyTorch reports a loader process that is gone (not an error inside of one)."""
+    text = str(error)
+    return "DataLoader worker" in text and ("killed" in text or "exited unexpectedly" in text)
 
 
 def _joined(portions: list[Batch]) -> Batch:

@@ -93,9 +93,11 @@ class NanoTask:
 
     # -- in loader processes
 
-    def prepare(self, sample: LabelledFrame, previous: LabelledFrame | None, draw: Draw) -> dict[str, Tensor]:
+    def prepare(self, sample: LabelledFrame, previous: LabelledFrame | None, draw: Draw | None) -> dict[str, Tensor]:
         """See `TrainingTask.prepare`."""
-        flip = sample_bev_flip(draw.stream) if self.settings.augment else NO_FLIP
+        if not self.settings.augment:
+            draw = None
+        flip = NO_FLIP if draw is None else sample_bev_flip(draw.stream)
         sensors = self._draw_sensors(sample, draw)
         augmentations = [self._image_augmentation(sample, name, draw) for name in NUSCENES_CAMERAS]
         images = [self._image(sample, row, augmentations[row], draw) for row in range(_CAMERAS)]
@@ -114,33 +116,33 @@ class NanoTask:
             **targets._asdict(),
         }
 
-    def _draw_sensors(self, sample: LabelledFrame, draw: Draw) -> _Sensors:
+    def _draw_sensors(self, sample: LabelledFrame, draw: Draw | None) -> _Sensors:
         settings = self.settings
         present = np.array([name in sample.frame.images for name in NUSCENES_CAMERAS])
         lidar = bool(sample.frame.lidar)
-        if not settings.augment:
-            return _Sensors(present, lidar)
+        if draw is None:
+            return _Sensors(present, bool(lidar))
         kind = draw.stream.random()
         losses, lost_sweep = draw.frame.random(2)
         lidar &= kind >= settings.camera_only and lost_sweep >= settings.lidar_dropout
         if lidar and kind >= 1 - settings.lidar_only:
-            return _Sensors(np.zeros_like(present), lidar)
+            return _Sensors(np.zeros_like(present), True)
         order = draw.frame.permutation(_CAMERAS)
         lost = 0 if losses >= settings.camera_dropout else 1 if losses >= settings.camera_dropout / 4 else 2
         present[order[:lost]] = False
-        return _Sensors(present, lidar)
+        return _Sensors(present, bool(lidar))
 
-    def _image_augmentation(self, sample: LabelledFrame, name: str, draw: Draw) -> ImageAugmentation:
+    def _image_augmentation(self, sample: LabelledFrame, name: str, draw: Draw | None) -> ImageAugmentation:
         height, width = self.config.image_size
         camera = sample.frame.rig.get(name)
         source = (camera.width, camera.height) if camera else (2 * width, 2 * height)
         resize = width / source[0]
-        if self.settings.augment:
+        if draw is not None:
             jitter = (-0.12 * resize, 0.2 * resize)
             return sample_image_augmentation(draw.frame, source, (width, height), jitter)
         return ImageAugmentation(resize, (width, height), (0, int(source[1] * resize) - height))
 
-    def _image(self, sample: LabelledFrame, row: int, augmentation: ImageAugmentation, draw: Draw) -> Tensor:
+    def _image(self, sample: LabelledFrame, row: int, augmentation: ImageAugmentation, draw: Draw | None) -> Tensor:
         """uint8 [3, H, W]; zero for a camera that delivered nothing."""
         image = sample.frame.images.get(NUSCENES_CAMERAS[row])
         if image is None:
@@ -149,7 +151,7 @@ class NanoTask:
             raise InvalidInputError("training wants original images, not prepared ones")
         picture = augmentation.apply(Image.fromarray(decode_image(image.data)))
         pixels = np.asarray(picture)
-        if self.settings.augment:
+        if draw is not None:
             pixels = _photometric(pixels, draw.frame)
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
