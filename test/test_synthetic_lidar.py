@@ -53,7 +53,7 @@ def driving(speed, yaw_rate, duration_s=2.0):
 
 
 def test_pattern_on_level_ground():
-    """Every beam that points down far enough meets the plane once: rings are circles, columns go clockwise from left."""
+    """Every beam that points down far enough meets the plane once: rings are circles, columns clockwise from left."""
     scan = scan_of(scene([ground(100.0)]), noise=False)
     ranges = MOUNT_HEIGHT / -np.sin(np.deg2rad(ELEVATIONS))
     reaching = np.flatnonzero((ranges > 0) & (ranges < 75))
@@ -125,7 +125,7 @@ def test_camera_and_lidar_agree_on_what_is_where():
     points = transform_points(EGO_FROM_LIDAR, scan.points[:, :3].astype(np.float64))
     view = camera(704, 256)
     ahead = (points[:, 0] > 3) & (np.abs(points[:, 1]) < 0.5 * points[:, 0])
-    ahead &= (HEIGHT > points[:, 2]) & (HEIGHT - points[:, 2] < 0.2 * points[:, 0])
+    ahead &= (points[:, 2] < HEIGHT) & (HEIGHT - points[:, 2] < 0.2 * points[:, 0])
     pixels = np.array([pixel_of(view, point) for point in points[ahead]])
     depth, class_ids, instances = (
         getattr(image, name)[tuple(pixels.T)] for name in ("depth", "class_ids", "instances")

@@ -178,15 +178,17 @@ def test_a_shadow_lies_where_the_sun_casts_it():
     """A 2 m plate 6 m up, the sun at 45 degrees from behind: its shadow is 6 m further ahead."""
     sun = (-np.sqrt(0.5), 0.0, np.sqrt(0.5))
     weather = dataclasses.replace(CLEAR, sun_direction=sun)
-    plate = quads([[[4, -1, 6], [6, -1, 6], [6, 1, 6], [4, 1, 6]]], MANMADE)
+    plate = quads([[[7, -1, 6], [9, -1, 6], [9, 1, 6], [7, 1, 6]]], MANMADE)
     with_plate, without = picture([ground(), plate], weather=weather), picture([ground()], weather=weather)
-    dark, light = pixel_of(camera(), (11, 0, 0)), pixel_of(camera(), (11, 2.5, 0))
+    dark, light = pixel_of(camera(), (14, 0, 0)), pixel_of(camera(), (14, 2.5, 0))
     assert with_plate.rgb[dark].mean() < 0.75 * without.rgb[dark].mean()
     np.testing.assert_array_equal(with_plate.rgb[light], without.rgb[light])
     overcast = dataclasses.replace(weather, sun_color=(0, 0, 0))
-    np.testing.assert_array_equal(
-        picture([ground(), plate], weather=overcast).rgb[dark], picture([ground()], weather=overcast).rgb[dark]
-    )
+    cloudy, bare = picture([ground(), plate], weather=overcast), picture([ground()], weather=overcast)
+    np.testing.assert_array_equal(cloudy.rgb[dark], bare.rgb[dark])
+    below, beside = pixel_of(camera(), (8, 0, 0)), pixel_of(camera(), (8, 2.2, 0))
+    assert cloudy.rgb[below].mean() < 0.95 * bare.rgb[below].mean()
+    np.testing.assert_array_equal(cloudy.rgb[beside], bare.rgb[beside])
 
 
 def test_a_surface_does_not_shade_itself():
@@ -291,6 +293,8 @@ def test_bad_input_is_named():
         SceneRenderer(scene(), device="tpu")
     with pytest.raises(InvalidInputError, match="material 9"):
         SceneRenderer(scene([box((0, 0, 0), (1, 1, 1), material=9)]))
+    with pytest.raises(InvalidInputError, match="direction to the sun"):
+        SceneRenderer(scene(weather=dataclasses.replace(CLEAR, sun_direction=(0.0, 0.0, 0.0))))
     renderer = SceneRenderer(scene())
     with pytest.raises(InvalidInputError, match="front"):
         renderer.render_rig({"front": camera()}, {}, {"front": 0.0})

@@ -180,8 +180,20 @@ def see(
     return footprint(p0, p1, p2, pixel_from_ray[view], ray_from_pixel[view], sizes[view], orthographic)
 
 
+@wp.func
+def outside(view: int, point: wp.vec3, radius: float, borders: wp.array2d[wp.vec4]) -> wp.bool:
+    """Whether a sphere in a view's frame lies beyond one of the planes that bound what the view sees."""
+    for i in range(borders.shape[1]):
+        border = borders[view, i]
+        if border[0] * point[0] + border[1] * point[1] + border[2] * point[2] + border[3] < -radius:
+            return True
+    return False
+
+
 @wp.kernel
 def draw_small(
+    radii: wp.array[wp.float32],
+    borders: wp.array2d[wp.vec4],
     corners: wp.array[wp.vec3],
     bodies: wp.array[wp.int32],
     view_from_body: wp.array2d[wp.mat44],
@@ -195,6 +207,9 @@ def draw_small(
 ) -> None:
     """Launched over [views, triangles]: draws what is small in its view, notes (view, triangle) of what is large."""
     view, triangle = wp.tid()
+    first = wp.transform_point(view_from_body[view, bodies[triangle]], corners[3 * triangle])
+    if outside(view, first, radii[triangle], borders):
+        return
     seen = see(view, triangle, corners, bodies, view_from_body, pixel_from_ray, ray_from_pixel, sizes, orthographic)
     if (seen.right - seen.left) * (seen.bottom - seen.top) > LARGE:
         large[wp.atomic_add(large_count, 0, 1)] = wp.vec2i(view, triangle)

@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (Warp compiles these functions from their source; their types are Warp's, not Python's.)
-"""Light at what a pixel sees: sun and shadow, ambient light, headlights, sky, fog, and the camera's response."""
+"""Light at what a pixel sees: sun, shadows, ambient light, headlights, sky, fog, and the camera's response."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ SHADOW_BIAS = wp.constant(0.05)  # metres towards the sun
 
 @wp.struct
 class Air:
-    """`Weather`, and the map of what the sun sees."""
+    """`Weather`, and where the shadow map lies."""
 
     sun_direction: wp.vec3
     sun_color: wp.vec3
+    light_direction: wp.vec3  # what casts shadows: the sun, or under clouds the sky overhead
+    light_color: wp.vec3
     ambient_color: wp.vec3
     sky_color: wp.vec3
     horizon_color: wp.vec3
@@ -37,9 +39,10 @@ class Air:
     exposure: wp.float32
     noise: wp.float32
     wetness: wp.float32
-    sun_from_world: wp.mat44  # to (map column, map row, depth in metres)
-    shadow_size: wp.int32  # texels of the square map's side; 0 = no map
+    map_from_world: wp.mat44  # shadow map: to (column, row, depth in metres)
+    map_size: wp.int32  # texels of its side
     texel: wp.float32  # metres
+    softness: wp.float32  # half the width of the shadows' edges, metres
 
 
 @wp.struct
@@ -106,30 +109,45 @@ def sky(direction: wp.vec3, air: Air) -> wp.vec3:
 
 
 @wp.func
-def lit_share(point: wp.vec3, normal: wp.vec3, air: Air, shadow_keys: wp.array[wp.int64]) -> float:
-    """Share of the sun that reaches a point, 0..1: four texels of the map, blended; outside it nothing is in shade."""
-    place = wp.transform_point(air.sun_from_world, point + normal * (1.5 * air.texel))
-    u = place[0] - 0.5
-    v = place[1] - 0.5
+def reached(key: wp.int64, bits: wp.int64) -> float:
+    """1 if nothing is nearer to the light than a depth."""
+    if key >= bits:
+        return 1.0
+    return 0.0
+
+
+@wp.func
+def lit_share(u: float, v: float, depth: float, air: Air, shadow_keys: wp.array[wp.int64]) -> float:
+    """Share of the map's light that arrives, 0..1: four texels, blended; outside the map nothing is in shade."""
     column = wp.int32(wp.floor(u))
     row = wp.int32(wp.floor(v))
-    if column < 0 or row < 0 or column + 1 >= air.shadow_size or row + 1 >= air.shadow_size:
+    if column < 0 or row < 0 or column + 1 >= air.map_size or row + 1 >= air.map_size:
         return 1.0
-    limit = wp.max(place[2] - SHADOW_BIAS, 0.0)
-    bits = wp.int64(wp.cast(limit, wp.int32)) << wp.int64(32)
-    start = row * air.shadow_size + column
+    bits = wp.int64(wp.cast(wp.max(depth, 0.0), wp.int32)) << wp.int64(32)
+    start = row * air.map_size + column
     upper = wp.lerp(reached(shadow_keys[start], bits), reached(shadow_keys[start + 1], bits), u - float(column))
-    start = start + air.shadow_size
+    start = start + air.map_size
     lower = wp.lerp(reached(shadow_keys[start], bits), reached(shadow_keys[start + 1], bits), u - float(column))
     return wp.lerp(upper, lower, v - float(row))
 
 
 @wp.func
-def reached(key: wp.int64, bits: wp.int64) -> float:
-    """1 if the sun's nearest surface is not before a depth."""
-    if key >= bits:
-        return 1.0
-    return 0.0
+def unshaded(point: wp.vec3, normal: wp.vec3, air: Air, shadow_keys: wp.array[wp.int64]) -> float:
+    """Share of the map's light that reaches a point of a surface, 0..1; a wide light's shadows have wide edges."""
+    place = wp.transform_point(air.map_from_world, point + normal * (1.5 * air.texel))
+    u = place[0] - 0.5
+    v = place[1] - 0.5
+    depth = place[2] - SHADOW_BIAS
+    if air.softness == 0.0:
+        return lit_share(u, v, depth, air, shadow_keys)
+    wide = air.softness / air.texel
+    narrow = 0.4 * wide
+    return 0.25 * (
+        lit_share(u + wide, v + narrow, depth, air, shadow_keys)
+        + lit_share(u - narrow, v + wide, depth, air, shadow_keys)
+        + lit_share(u - wide, v - narrow, depth, air, shadow_keys)
+        + lit_share(u + narrow, v - wide, depth, air, shadow_keys)
+    )
 
 
 @wp.func
@@ -205,9 +223,11 @@ def surface_at(
 def wet(found: Surface, air: Air) -> Surface:
     """A surface in the rain: level ones get darker and mirror, most where puddles stand."""
     if found.normal[2] > 0.9:
-        puddle = smooth_noise(0.4 * found.point[0], 0.4 * found.point[1])
-        found.color = found.color * (1.0 - 0.45 * air.wetness)
-        found.gloss = wp.max(found.gloss, air.wetness * wp.smoothstep(0.1, 0.8, puddle) * 0.9)
+        water = 0.65 * smooth_noise(0.3 * found.point[0], 0.3 * found.point[1])
+        water = water + 0.35 * smooth_noise(1.7 * found.point[0], 1.7 * found.point[1])
+        puddle = wp.smoothstep(0.62, 0.68, water)
+        found.color = found.color * (1.0 - (0.4 + 0.3 * puddle) * air.wetness)
+        found.gloss = wp.max(found.gloss, air.wetness * (0.25 + 0.6 * puddle))
     return found
 
 
@@ -235,15 +255,15 @@ def lit(
     found: Surface, direction: wp.vec3, air: Air, shadow_keys: wp.array[wp.int64], world_from_ego: wp.mat44
 ) -> wp.vec3:
     """Light that leaves a surface towards the viewer."""
-    sun = wp.max(wp.dot(found.normal, air.sun_direction), 0.0)
+    facing = wp.max(wp.dot(found.normal, air.light_direction), 0.0)
     shade = 1.0
-    if sun > 0.0 and air.shadow_size > 0:
-        shade = lit_share(found.point, found.normal, air, shadow_keys)
+    if facing > 0.0:
+        shade = unshaded(found.point, found.normal, air, shadow_keys)
     # From above comes more than from below; corners at the ground get less.
     open_sky = (0.7 + 0.3 * found.normal[2]) * (0.75 + 0.25 * wp.smoothstep(-0.2, 1.2, found.point[2]))
     if found.normal[2] > 0.7:
         open_sky = 1.0
-    light = (sun * shade) * air.sun_color + open_sky * air.ambient_color
+    light = (facing * shade) * air.light_color + open_sky * air.ambient_color
     if air.headlights > 0.0:
         light = light + headlight(found.point, found.normal, world_from_ego) * wp.vec3(1.0, 0.93, 0.8)
     out = scaled(found.color, light) + found.emission
@@ -254,20 +274,18 @@ def lit(
 
 @wp.func
 def displayed(value: float) -> float:
-    """A camera's response to light, 0..1: a shoulder up to 2, and sRGB's gamma by three square roots."""
+    """A camera's response to light, 0..1: a shoulder up to 2, and nearly the power 1 / 2.2, made of roots."""
     value = wp.max(value, 0.0)
     value = wp.min(value * (1.0 + 0.25 * value) / (1.0 + value), 1.0)
     root = wp.sqrt(value)
-    fourth = wp.sqrt(root)
-    return wp.max(0.585122381 * root + 0.783140355 * fourth - 0.368262736 * wp.sqrt(fourth), 0.0)
+    return 0.82 * root + 0.18 * wp.sqrt(root)
 
 
 @wp.func
 def bell(bits: wp.uint32) -> float:
-    """A random number of mean 0 and deviation 1, nearly normal: the sum of the four bytes of random bits."""
-    mask = wp.uint32(255)
-    total = (bits & mask) + ((bits >> wp.uint32(8)) & mask) + ((bits >> wp.uint32(16)) & mask) + (bits >> wp.uint32(24))
-    return (float(total) - 510.0) * 0.0067658
+    """A random number of mean 0 and deviation 1 from the lowest ten of random bits: the sum of two halves."""
+    mask = wp.uint32(31)
+    return (float((bits & mask) + ((bits >> wp.uint32(5)) & mask)) - 31.0) * 0.0765851
 
 
 @wp.func
@@ -279,13 +297,11 @@ def developed(light: wp.vec3, off_axis: float, bits: wp.uint32, air: Air) -> wp.
         bits: random, of the pixel.
     """
     gain = air.exposure / (1.0 + 0.5 * off_axis)
-    red = mixed_bits(bits)
-    green = mixed_bits(red + wp.uint32(1))
-    blue = mixed_bits(green + wp.uint32(1))
+    bits = mixed_bits(bits)
     return 255.0 * wp.vec3(
-        displayed(gain * light[0]) + air.noise * bell(red),
-        displayed(gain * light[1]) + air.noise * bell(green),
-        displayed(gain * light[2]) + air.noise * bell(blue),
+        displayed(gain * light[0]) + air.noise * bell(bits),
+        displayed(gain * light[1]) + air.noise * bell(bits >> wp.uint32(10)),
+        displayed(gain * light[2]) + air.noise * bell(bits >> wp.uint32(20)),
     )
 
 

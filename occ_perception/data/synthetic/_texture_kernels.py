@@ -96,7 +96,7 @@ def leaves_mix(u: float, v: float, scale: float, pixel: float) -> float:
     fine = detail(scale, pixel)
     if fine > 0.0:
         leaf = smooth_noise((u + 0.4 * v) / scale, (v - 0.4 * u) / scale)
-        mix = mix + fine * 0.6 * (wp.smoothstep(0.4, 0.6, leaf) - 0.5)
+        mix = mix + fine * 0.9 * (wp.smoothstep(0.4, 0.6, leaf) - 0.5)
     return wp.clamp(mix, 0.0, 1.0)
 
 

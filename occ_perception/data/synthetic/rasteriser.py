@@ -35,6 +35,22 @@ class Views:
         starts = np.cumsum([0, *pixels])[:-1]
         return np.concatenate([np.array(self.sizes), starts[:, None]], 1).astype(np.int32)
 
+    def borders(self) -> np.ndarray:
+        """Planes (a, b, c, d), a x + b y + c z + d >= 0 for what a view sees, (a, b, c) unit; float64 [V, 4, 4]."""
+        planes = np.zeros((len(self.sizes), 4, 4))
+        for i, (width, height) in enumerate(self.sizes):
+            pixels = np.array(
+                [[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1], [width / 2, height / 2, 1]]
+            )
+            *corners, middle = pixels @ np.linalg.inv(self.pixel_from_ray[i]).T
+            lines = np.cross(corners, np.roll(corners, -1, axis=0))
+            lines *= np.sign(lines @ middle)[:, None]
+            if self.orthographic:  # rays are parallel: (a, b) on (x, y), c on 1
+                planes[i, :, [0, 1, 3]] = (lines / np.linalg.norm(lines[:, :2], axis=1, keepdims=True)).T
+            else:
+                planes[i, :, :3] = lines / np.linalg.norm(lines, axis=1, keepdims=True)
+        return planes
+
     def pixel_count(self) -> int:
         """Pixels of all views."""
         return sum(width * height for width, height in self.sizes)
@@ -92,7 +108,13 @@ class Rasteriser:
             self._large,
             self._large_count,
         ]
-        warp.launch(self._kernels.draw_small, dim=(len(views.sizes), self._buffers.count), inputs=inputs, device=device)
+        borders = warp.array(views.borders().astype(np.float32), dtype=warp.vec4, device=device)
+        warp.launch(
+            self._kernels.draw_small,
+            dim=(len(views.sizes), self._buffers.count),
+            inputs=[self._buffers.radii, borders, *inputs],
+            device=device,
+        )
         workers = 1 if device == "cpu" else _WORKERS_ON_GPU
         dim = (workers, int(self._kernels.PARTS))
         warp.launch(self._kernels.draw_large, dim=dim, inputs=[*inputs, workers], device=device)

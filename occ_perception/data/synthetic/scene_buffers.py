@@ -19,6 +19,7 @@ class SceneBuffers:
     Attributes:
         count: number of triangles F.
         corners: Warp vec3 [3 F], metres, body frames.
+        radii: Warp float32 [F], of a sphere about the first corner that holds the triangle.
         bodies: Warp int32 [F].
         class_ids: Warp uint8 [F].
         materials: Warp int32 [F].
@@ -35,7 +36,9 @@ class SceneBuffers:
             return warp.array(np.ascontiguousarray(values), dtype=dtype, device=device)
 
         corners = np.concatenate([mesh.corners().reshape(-1, 3) for mesh in meshes]).astype(np.float32)
+        sides = corners.reshape(-1, 3, 3)[:, 1:] - corners[::3, None]
         self.corners = upload(corners, warp.vec3)
+        self.radii = upload(np.sqrt((sides**2).sum(-1).max(-1)) * np.float32(1.0001), warp.float32)
         self.bodies = upload(np.repeat(np.arange(len(meshes)), counts).astype(np.int32), warp.int32)
         self.class_ids = upload(np.concatenate([mesh.class_ids for mesh in meshes]).astype(np.uint8), warp.uint8)
         self.materials = upload(np.concatenate([mesh.materials for mesh in meshes]).astype(np.int32), warp.int32)

@@ -1,4 +1,4 @@
-"""From what pixels see to what cameras show: the sun's shadow map, materials and weather on the device, and colours."""
+"""From what pixels see to what cameras show: the shadow map, materials and weather on the device, and colours."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from occ_perception.data.synthetic.warp_runtime import load_kernels, load_warp
 from occ_perception.errors import InvalidInputError
 from occ_perception.geometry import inverse
 
-SHADOW_TEXELS, SHADOW_TEXEL_M = 1536, 0.09
+SHADOW_TEXELS, SHADOW_TEXEL_M = 1280, 0.1
 """Side of the shadow map, which lies about the vehicle, and what one texel covers."""
 _SUN_DISTANCE_M = 500.0
-_FAINT_SUN = 0.05  # of the ambient light: what casts no visible shadow
+_FAINT_SUN = 0.25  # of the ambient light: below, shadows are those of the sky overhead
+_OVERHEAD, _OVERHEAD_SOFTNESS_M = 0.4, 0.5  # the share of ambient light that this part of the sky gives
 
 
 @dataclass(frozen=True)
 class ShadowMap:
-    """What the sun sees.
+    """What the light that casts shadows sees.
 
     Attributes:
         keys: Warp int64 [texels * texels], as in `Visibility`.
-        sun_from_world: float64 [4, 4], world to (column, row, depth in metres).
-        texels: side of the map; 0 = none.
+        map_from_world: float64 [4, 4], world to (column, row, depth in metres).
     """
 
     keys: Any
-    sun_from_world: np.ndarray
-    texels: int
+    map_from_world: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Shading:
         device: where they are.
 
     Raises:
-        InvalidInputError: a mesh refers to a material that is not in the table.
+        InvalidInputError: a mesh refers to a material that is not in the table, or the sun has no direction.
     """
 
     def __init__(self, scene: Scene, buffers: SceneBuffers, device: str) -> None:
@@ -69,13 +68,11 @@ class Shading:
         self._warp, self._kernels = load_warp(device), load_kernels("_shading_kernels", device)
         _check_materials(scene)
         self._materials = self._upload_materials(scene.materials)
-        self._no_shadows = ShadowMap(self._warp.zeros(1, dtype=self._warp.int64, device=device), np.eye(4), 0)
+        self._light = _shadow_light(scene.weather)
 
     def shadow_map(self, rasteriser: Rasteriser, center: np.ndarray, world_from_body: np.ndarray) -> ShadowMap:
-        """What the sun sees around a point [3] of the world while bodies have poses [B, 4, 4]."""
-        if max(self._weather.sun_color) <= _FAINT_SUN * max(self._weather.ambient_color):
-            return self._no_shadows
-        view_from_world = _sun_view(np.array(self._weather.sun_direction, np.float64), center)
+        """What casts shadows around a point [3] of the world while bodies have poses [B, 4, 4]."""
+        view_from_world = _light_view(self._light.direction, center)
         scale, half = 1.0 / SHADOW_TEXEL_M, SHADOW_TEXELS / 2
         pixel_from_ray = np.array([[scale, 0, half], [0, scale, half], [0, 0, 1.0]])
         views = Views(
@@ -84,8 +81,8 @@ class Shading:
             (view_from_world @ world_from_body)[None],
             orthographic=True,
         )
-        place_from_view = np.array([[scale, 0, 0, half], [0, scale, 0, half], [0, 0, 1, 0], [0, 0, 0, 1.0]])
-        return ShadowMap(rasteriser.draw(views).keys, place_from_view @ view_from_world, SHADOW_TEXELS)
+        map_from_view = np.array([[scale, 0, 0, half], [0, scale, 0, half], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+        return ShadowMap(rasteriser.draw(views).keys, map_from_view @ view_from_world)
 
     def colors(
         self, seen: Visibility, image_layout: Any, moment: Moment, shadows: ShadowMap, sizes: tuple, samples: int
@@ -134,14 +131,16 @@ class Shading:
     def _air(self, shadows: ShadowMap) -> Any:
         weather, warp = self._weather, self._warp
         air = self._kernels.Air()
-        for name in ("sun_color", "ambient_color", "sky_color", "horizon_color"):
+        for name in ("sun_color", "sky_color", "horizon_color"):
             setattr(air, name, warp.vec3(*getattr(weather, name)))
-        air.sun_direction = warp.vec3(*_unit(weather))
+        air.sun_direction = warp.vec3(*_unit(weather.sun_direction))
+        air.light_direction, air.light_color = warp.vec3(*self._light.direction), warp.vec3(*self._light.color)
+        air.ambient_color, air.softness = warp.vec3(*self._light.ambient), self._light.softness
         for name in ("cloudiness", "fog_density", "exposure", "noise", "wetness"):
             setattr(air, name, getattr(weather, name))
         air.headlights = 1.0 if weather.headlights else 0.0
-        air.sun_from_world = warp.mat44(shadows.sun_from_world.astype(np.float32))
-        air.shadow_size, air.texel = shadows.texels, SHADOW_TEXEL_M
+        air.map_from_world = warp.mat44(shadows.map_from_world.astype(np.float32))
+        air.map_size, air.texel = SHADOW_TEXELS, SHADOW_TEXEL_M
         return air
 
     def _upload_materials(self, materials: Materials) -> Any:
@@ -164,14 +163,43 @@ def _check_materials(scene: Scene) -> None:
             )
 
 
-def _unit(weather: Weather) -> np.ndarray:
-    direction = np.array(weather.sun_direction, np.float64)
-    return direction / max(float(np.linalg.norm(direction)), 1e-9)
+def _unit(direction: tuple[float, float, float]) -> np.ndarray:
+    vector = np.array(direction, np.float64)
+    length = float(np.linalg.norm(vector))
+    if not 1e-6 < length < np.inf:
+        raise InvalidInputError(f"weather: expected a direction to the sun, got {direction}")
+    return vector / length
 
 
-def _sun_view(direction: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """view_from_world [4, 4] of the sun looking at a point, moved by whole texels so that shadows stand still."""
-    forward = -direction / np.linalg.norm(direction)
+@dataclass(frozen=True)
+class _ShadowLight:
+    """The light that casts shadows, and what else there is.
+
+    Attributes:
+        direction: towards it, unit, float64 [3].
+        color: of a surface that faces it, [3].
+        ambient: light from everywhere else, [3].
+        softness: half the width of its shadows' edges, metres.
+    """
+
+    direction: np.ndarray
+    color: np.ndarray
+    ambient: np.ndarray
+    softness: float
+
+
+def _shadow_light(weather: Weather) -> _ShadowLight:
+    """The sun; or, where it is faint, the sky overhead, which leaves the ground under vehicles and trees darker."""
+    sun, ambient = np.array(weather.sun_color), np.array(weather.ambient_color)
+    if sun.max() > _FAINT_SUN * ambient.max():
+        return _ShadowLight(_unit(weather.sun_direction), sun, ambient, 0.0)
+    overhead = sun + _OVERHEAD * ambient
+    return _ShadowLight(np.array([0.0, 0.0, 1.0]), overhead, (1 - _OVERHEAD) * ambient, _OVERHEAD_SOFTNESS_M)
+
+
+def _light_view(direction: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """view_from_world [4, 4] of a light looking at a point, moved by whole texels so that shadows stand still."""
+    forward = -direction
     right = np.cross(forward, [0.0, 0.0, 1.0] if abs(forward[2]) < 0.9 else [1.0, 0.0, 0.0])
     right /= np.linalg.norm(right)
     world_from_view = np.eye(4)

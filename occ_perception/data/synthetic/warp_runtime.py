@@ -27,7 +27,7 @@ def load_warp(device: str) -> ModuleType:
         import warp
     except ImportError as error:
         raise ConfigurationError(
-            "the synthetic world is rendered with NVIDIA Warp, which is not installed: pip install occ_perception[world]"
+            "the synthetic world needs NVIDIA Warp, which is not installed: pip install occ_perception[world]"
         ) from error
     warp.config.log_level = warp.LOG_ERROR
     with _cache_errors(warp):
