@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 
 from occ_perception.errors import InvalidInputError
-from occ_perception.geometry import VoxelGrid
+from occ_perception.geometry import VoxelGrid, VoxelGroups
 from occ_perception.ontology import FREE, UNKNOWN, Ontology
 
 
@@ -62,15 +63,17 @@ class TemporalStatus:
 class Instance:
     """One object.
 
+    Its voxels are not kept here but where the ids are: `Occupancy.instance_voxels`.
+
     Attributes:
-        id: stable identity, > 0; the value in `Occupancy.instances`.
+        id: 1..65535, the value in `Occupancy.instances`; stable while the object is tracked (see `tracking`).
         class_id: class in the grid's ontology.
         score: 0..1.
         center: metres, grid frame [3].
-        size: length, width, height in metres.
+        size: length (along ``yaw``), width, height in metres.
         yaw: heading about z, radians, grid frame.
         velocity: over ground in grid-frame axes, m/s [3]; NaN when not known.
-        occluded: not seen in this frame, kept by tracking.
+        occluded: not seen in this frame, kept by tracking; it has no voxels.
     """
 
     id: int
@@ -96,10 +99,11 @@ class Occupancy:
         visibility: uint8 [X, Y, Z], `Visibility`.
         confidence: uint8 [X, Y, Z], 0..255 for 0..1, or None.
         flow: float32 [X, Y, Z, 2], velocity over ground along grid x and y, m/s, or None.
-        instances: uint16 [X, Y, Z], 0 = none, or None.
-        objects: the instances.
+        instances: uint16 [X, Y, Z], 0 = none, or None; only voxels of classes that have instances.
+        objects: the instances; those that are not occluded have voxels in ``instances``, if that is given.
         prediction: uint8 [X, Y, Z], what the model said everywhere, seen or not (FREE or a class): for benchmarks,
             which score unseen voxels too; never published.
+        predicted_instances: uint16 [X, Y, Z], likewise the model's own ids, which are not those of ``instances``.
         cameras: configured cameras in order; cameras_used: those that took part.
         lidar_used: whether LiDAR took part.
         temporal: state of temporal fusion.
@@ -116,6 +120,7 @@ class Occupancy:
     instances: np.ndarray | None = None
     objects: tuple[Instance, ...] = ()
     prediction: np.ndarray | None = None
+    predicted_instances: np.ndarray | None = None
     cameras: tuple[str, ...] = ()
     cameras_used: tuple[str, ...] = ()
     lidar_used: bool = False
@@ -131,6 +136,7 @@ class Occupancy:
         self._check("instances", self.instances, np.uint16, size)
         self._check("flow", self.flow, np.float32, (*size, 2))
         self._check("prediction", self.prediction, np.uint8, size)
+        self._check("predicted_instances", self.predicted_instances, np.uint16, size)
 
     @staticmethod
     def _check(name: str, array: np.ndarray | None, dtype: type, shape: tuple[int, ...]) -> None:
@@ -152,6 +158,15 @@ class Occupancy:
     def occupied(self) -> np.ndarray:
         """bool [X, Y, Z]: holds a class, so neither free nor unknown."""
         return self.semantics < FREE
+
+    @cached_property
+    def instance_groups(self) -> VoxelGroups:
+        """The voxels of all instances by id, sorted once; do not change ``instances`` afterwards."""
+        return VoxelGroups.none() if self.instances is None else VoxelGroups.of(self.instances)
+
+    def instance_voxels(self, instance_id: int) -> np.ndarray:
+        """C-order linear indices of an instance's voxels, ascending, int64 [n]; empty if it has none (occluded)."""
+        return self.instance_groups.voxels_of(instance_id)
 
     def counts(self) -> dict[str, int]:
         """Voxels by class name (those present), and of "free" and "unknown"."""

@@ -13,6 +13,7 @@ from occ_perception.geometry.transforms import (
     slerp,
     transform_points,
 )
+from occ_perception.geometry.voxel_groups import VoxelGroups
 
 __all__ = [
     "OCC3D_GRID",
@@ -21,6 +22,7 @@ __all__ = [
     "PinholeCamera",
     "TransformTree",
     "VoxelGrid",
+    "VoxelGroups",
     "check_rigid",
     "inverse",
     "quaternion_from_rotation",
