@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from occ_perception.ops.fused_conv import conv_relu, runs_on_cpu_inference
 
@@ -55,6 +56,25 @@ class ResNet(nn.Module):
         self.layer2 = _stage(4 * width, 2 * width, blocks[1], stride=2)
         self.layer3 = _stage(8 * width, 4 * width, blocks[2], stride=2)
         self.layer4 = _stage(16 * width, 8 * width, blocks[3], stride=2)
+        self._is_pretrained = False
+
+    def freeze_beginning(self) -> None:
+        """Keep pretrained weights of the stem and the first stage, and all normalisation statistics, as they are."""
+        self._is_pretrained = True
+        for module in (self.conv1, self.layer1, *self._norms()):
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> ResNet:
+        """Training mode; after `freeze_beginning` without new statistics."""
+        super().train(mode)
+        if self._is_pretrained:
+            for norm in self._norms():
+                norm.eval()
+        return self
+
+    def _norms(self) -> list[nn.Module]:
+        return [module for module in self.modules() if isinstance(module, _BatchNorm)]
 
     def stereo_features(self, images: Tensor) -> Tensor:
         """C2 alone, [N, 256, H/4, W/4]: the matching features of the stereo cost volume."""

@@ -109,4 +109,4 @@ def build_offsetocc(config: OffsetOccConfig) -> OffsetOccBaseline | PanopticNetw
     if config.panoptic is None:
         return baseline
     things = ontology_by_name(config.label_set).thing_ids
-    return PanopticNetwork(baseline, PanopticHead(config.panoptic, config.grid, config.channels, len(things)))
+    return PanopticNetwork(baseline, PanopticHead(config.panoptic, config.grid, config.channels, things))

@@ -8,7 +8,7 @@ A base model gives a class for every voxel and features of the voxels, at any re
 from __future__ import annotations
 
 import math
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,14 @@ from occ_perception.ops.precision import Precision, arithmetic, full_precision
 BaseNetwork = TypeVar("BaseNetwork", bound=nn.Module)
 
 
+class PanopticScene(NamedTuple):
+    """What the modules make of one sample."""
+
+    semantics: Tensor  # the base's, with FREE for things that no object claims; [X, Y, Z]
+    instances: Tensor  # int32 [X, Y, Z], 0 for none
+    objects: tuple[Instance, ...]
+
+
 class PanopticHead(nn.Module):
     """The Object Module behind a projection of the base's features to its own number of channels.
 
@@ -49,17 +57,17 @@ class PanopticHead(nn.Module):
         config: sizes and thresholds.
         grid: what the features cover, at the resolution of the base's classes.
         in_channels: C of the base's features.
-        classes: thing classes.
+        things: class ids of the base's label set that have instances.
     """
 
-    def __init__(self, config: PanopticConfig, grid: VoxelGrid, in_channels: int, classes: int) -> None:
+    def __init__(self, config: PanopticConfig, grid: VoxelGrid, in_channels: int, things: tuple[int, ...]) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.grid, self.things = config, grid, things
         same = in_channels == config.channels
         self.projection: nn.Module = nn.Identity() if same else nn.Linear(in_channels, config.channels)
         self.objects = ObjectModule(
             grid,
-            classes,
+            len(things),
             config.channels,
             config.queries,
             config.layers,
@@ -84,13 +92,35 @@ class PanopticHead(nn.Module):
         config = self.config
         return find_objects(self.objects, predictions, sample, config.score_threshold, config.offset_threshold)
 
-    def instances(self, objects: FoundObjects, grid: VoxelGrid) -> Tensor:
-        """Ids of the objects' own voxels, int32 [X, Y, Z]: the row of the object + 1, 0 for none."""
-        cells = object_cells(objects, grid)
+    def merge(self, semantics: Tensor, objects: FoundObjects) -> PanopticScene:
+        """The Panoptic Module: classes of the base [X, Y, Z] and objects of the head to classes with instances."""
+        cells = object_cells(objects, self.grid)
         if self.config.covered_share is not None:
             covered = is_covered(cells, objects.classes, self.config.covered_share)
             cells = torch.where(covered[:, None], -1, cells)
-        return instance_grid(cells, grid.size)
+        classes = torch.tensor(self.things, device=cells.device)[objects.classes]
+        vote = panoptic_vote(
+            semantics,
+            instance_grid(cells, self.grid.size),
+            self.config.voting_radius,
+            things=self.things,
+            free=FREE,
+            object_classes=classes if self.config.same_class else None,
+        )
+        return PanopticScene(vote.semantics, vote.instances, self._instances(objects, classes, vote.instances))
+
+    def _instances(self, objects: FoundObjects, classes: Tensor, instances: Tensor) -> tuple[Instance, ...]:
+        """The objects that have voxels, best first; boxes along the axes of the grid around their own points."""
+        voxels = torch.bincount(instances.flatten(), minlength=len(classes) + 1)[1:]
+        sizes = extents(objects) + self.grid.voxel_size
+        columns = (voxels, classes, objects.scores, objects.centres, sizes)
+        unknown = (math.nan, math.nan, math.nan)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return tuple(
+            Instance(row + 1, class_id, score, tuple(centre), tuple(size), 0.0, unknown)
+            for row, (count, class_id, score, centre, size) in enumerate(rows)
+            if count
+        )
 
 
 class PanopticNetwork(nn.Module, Generic[BaseNetwork]):
@@ -172,38 +202,12 @@ class PanopticModel:
         finite.raise_if_not_finite()
         objects = self.head.find(predictions, 0)
         timer("objects.shapes", objects.points)
-        self._merge(output, objects)
-        timer("panoptic", output.semantics)
-        output.stages_ms = {**output.stages_ms, **timer.stages_ms()}
-        return output
-
-    def _merge(self, output: ModelOutput, objects: FoundObjects) -> None:
-        """The Panoptic Module: classes of the base and objects of the head to classes with instances."""
-        config, before, ontology = self.head.config, output.semantics, self.info.ontology
-        classes = torch.tensor(ontology.thing_ids, device=before.device)[objects.classes]
-        output.semantics, output.instances = panoptic_vote(
-            before,
-            self.head.instances(objects, self.info.grid),
-            config.voting_radius,
-            things=ontology.thing_ids,
-            free=FREE,
-            object_classes=classes if config.same_class else None,
-        )
+        scene = self.head.merge(output.semantics, objects)
+        timer("panoptic", scene.semantics)
         if output.confidence is not None:
             # How sure the base was of a class says nothing of the voxels that lost it.
-            lost = (output.semantics == FREE) & (before != FREE)
+            lost = (scene.semantics == FREE) & (output.semantics != FREE)
             output.confidence = torch.where(lost, 0, output.confidence)
-        output.objects = _instances(objects, classes, output.instances, self.info.grid.voxel_size)
-
-
-def _instances(objects: FoundObjects, classes: Tensor, instances: Tensor, voxel_size: float) -> tuple[Instance, ...]:
-    """The objects that have voxels, best first; boxes along the axes of the grid around their own points."""
-    voxels = torch.bincount(instances.flatten(), minlength=len(classes) + 1)[1:]
-    sizes = extents(objects) + voxel_size
-    columns = (voxels, classes, objects.scores, objects.centres, sizes)
-    unknown = (math.nan, math.nan, math.nan)
-    return tuple(
-        Instance(row + 1, class_id, score, tuple(centre), tuple(size), 0.0, unknown)
-        for row, (count, class_id, score, centre, size) in enumerate(zip(*(c.tolist() for c in columns), strict=True))
-        if count
-    )
+        output.semantics, output.instances, output.objects = scene
+        output.stages_ms = {**output.stages_ms, **timer.stages_ms()}
+        return output

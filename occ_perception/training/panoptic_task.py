@@ -1,0 +1,106 @@
+"""Training the Object Module on a frozen base: stage 2 of OffsetOcc, and attachments to other models."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from occ_perception.errors import ConfigurationError
+from occ_perception.models.panoptic import PanopticNetwork
+from occ_perception.training.object_losses import ObjectLossSettings, object_losses
+from occ_perception.training.object_targets import ObjectTargets, object_targets
+from occ_perception.training.task import Draw, LabelledFrame, TaskDescription, TrainingTask
+
+logger = logging.getLogger(__name__)
+_PREFIX = "object_"
+
+
+class BaseScene(NamedTuple):
+    """What a base model says of B frames, in the axes of their unaugmented labels."""
+
+    semantics: Tensor  # uint8 [B, X, Y, Z], label ontology, FREE for free
+    voxel_features: Tensor  # [B, C, X', Y', Z']
+    state: Any  # for the next batch
+
+
+class BaseTask(TrainingTask, Protocol):
+    """A training task whose network the Object Module can be trained on."""
+
+    def scene(self, network: nn.Module, batch: dict[str, Tensor], state: Any, starts: tuple[bool, ...]) -> BaseScene:
+        """Classes and voxel features of a batch by a network in evaluation mode."""
+        ...
+
+
+class PanopticTask:
+    """`TrainingTask` of the head; the base stays as it is, in evaluation mode.
+
+    Args:
+        base: prepares frames for the base network, and runs it.
+        network: the base's network with the head on it.
+        model: name of the whole, as `create_model` knows it.
+        settings: of the losses.
+    """
+
+    def __init__(
+        self,
+        base: BaseTask,
+        network: PanopticNetwork[nn.Module],
+        model: str,
+        settings: ObjectLossSettings | None = None,
+    ) -> None:
+        self.base = base
+        self.network: nn.Module = network
+        self.settings = settings or ObjectLossSettings()
+        self.description = TaskDescription(model, base.description.label_set, base.description.mask_training)
+        self.needs_previous = base.needs_previous
+        self.left_out = 0  # true voxels of objects with more than K that the losses did not see, so far
+
+    def prepare(self, sample: LabelledFrame, previous: LabelledFrame | None, draw: Draw | None) -> dict[str, Tensor]:
+        """See `TrainingTask.prepare`."""
+        targets = object_targets(sample)._asdict()
+        return {
+            **self.base.prepare(sample, previous, draw),
+            **{_PREFIX + name: value for name, value in targets.items()},
+        }
+
+    def losses(
+        self, network: nn.Module, batch: dict[str, Tensor], state: Any, starts: tuple[bool, ...], iteration: int
+    ) -> tuple[dict[str, Tensor], Any]:
+        """See `TrainingTask.losses`."""
+        whole = _panoptic(self.network)  # ``network`` may be wrapped
+        with torch.no_grad():
+            scene = self.base.scene(whole.base, batch, state, starts)
+        predictions = network(scene.voxel_features)
+        targets = ObjectTargets(*(batch[_PREFIX + name] for name in ObjectTargets._fields))
+        generator = torch.Generator().manual_seed(iteration)
+        found = object_losses(whole.head.objects, predictions, targets, whole.head.grid, self.settings, generator)
+        if found.left_out and not self.left_out:
+            logger.warning("an object has %d voxels more than offsets; they are left out, at random", found.left_out)
+        self.left_out += found.left_out
+        return found.losses, scene.state
+
+    def evaluate(
+        self, network: nn.Module, batch: dict[str, Tensor], state: Any, starts: tuple[bool, ...]
+    ) -> tuple[Tensor, Any]:
+        """See `TrainingTask.evaluate`; classes after the vote: without an object nearby a thing is free."""
+        whole = _panoptic(network)
+        scene = self.base.scene(whole.base, batch, state, starts)
+        predictions = whole(scene.voxel_features)
+        merged = [
+            whole.head.merge(semantics, whole.head.find(predictions, sample)).semantics
+            for sample, semantics in enumerate(scene.semantics)
+        ]
+        return torch.stack(merged), scene.state
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """See `TrainingTask.parameter_groups`: the head's alone."""
+        return [{"params": list(_panoptic(self.network).head.parameters())}]
+
+
+def _panoptic(network: nn.Module) -> PanopticNetwork[nn.Module]:
+    if not isinstance(network, PanopticNetwork):
+        raise ConfigurationError(f"panoptic task: expected a base with a head on it, got {type(network).__name__}")
+    return network
