@@ -85,8 +85,9 @@ class Ontology:
             lut[self.dataset_free_id] = FREE
             valid[self.dataset_free_id] = True
         labels = np.asarray(labels)
-        present = np.unique(labels)
-        bad = [int(v) for v in present if not 0 <= v <= 255 or not valid[int(v)]]
+        # Looking all up takes a tenth of the time of sorting them.
+        doubtful = () if labels.dtype == np.uint8 and valid[labels].all() else np.unique(labels)
+        bad = [int(v) for v in doubtful if not 0 <= v <= 255 or not valid[int(v)]]
         if bad:
             raise InvalidInputError(f"labels {bad} are not classes of {self.name} (0..{self.num_classes - 1}, free)")
         return lut.astype(np.uint8)[labels.astype(np.uint8)]

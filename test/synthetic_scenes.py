@@ -25,7 +25,8 @@ def box_mesh(lower, upper, class_name):
 def car(instance_id, start, velocity, yaw, duration_s, size=(4.4, 1.9, 1.5), class_name="car"):
     """A box that moves in a straight line."""
     length, width, height = size
-    mesh = box_mesh((-length / 2, -width / 2, 0.2), (length / 2, width / 2, height), class_name)
+    bottom = 0.0 if class_name == "pedestrian" else 0.2
+    mesh = box_mesh((-length / 2, -width / 2, bottom), (length / 2, width / 2, height), class_name)
     times = np.array([0.0, duration_s])
     positions = np.array([[*start, 0.0], [start[0] + velocity[0] * duration_s, start[1] + velocity[1] * duration_s, 0]])
     trajectory = Trajectory(times, positions, np.full(2, yaw))

@@ -136,13 +136,14 @@ def _boxes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Boxes in the grid's frame, float64 [K, 9], and their classes, int64 [K] (see `LabelledFrame`)."""
     grid_from_odom = inverse(odom_from_grid)
+    lower, upper = label.grid.lower[:2], label.grid.upper[:2]
     rows, classes = [], []
     for annotation in annotations:
         class_id = _class_id(annotation.category, label.ontology)
         pose = annotation.global_from_box.copy()
         pose[:3, 3] -= origin
         pose = grid_from_odom @ pose
-        above = np.all((pose[:2, 3] >= label.grid.lower[:2]) & (pose[:2, 3] < label.grid.upper[:2]))
+        above = np.all((pose[:2, 3] >= lower) & (pose[:2, 3] < upper))
         if class_id is not None and above and annotation.num_lidar_points + annotation.num_radar_points > 0:
             velocity = grid_from_odom[:3, :3] @ annotation.velocity
             yaw = np.arctan2(pose[1, 0], pose[0, 0])

@@ -265,9 +265,10 @@ def _inside(samples: Samples, grid_from_samples: np.ndarray, grid: VoxelGrid) ->
     """Samples inside the grid: where they are, float32 [3, M], voxels from its lower corner; and they themselves."""
     scaled = (grid_from_samples[:3, :3] / grid.voxel_size).astype(np.float32) @ samples.points
     scaled += ((grid_from_samples[:3, 3] - grid.lower) / grid.voxel_size).astype(np.float32)[:, None]
-    inside = (scaled >= 0).all(axis=0)
-    for axis, size in enumerate(grid.size):
-        inside &= scaled[axis] < size
+    inside = np.ones(scaled.shape[1], bool)
+    for row, size in zip(scaled, grid.size, strict=True):
+        inside &= row >= 0
+        inside &= row < size
     return scaled[:, inside], samples.take(inside)
 
 
