@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from occ_perception.errors import ConfigurationError, InvalidInputError
 from occ_perception.ops.camera_hits import CameraHits, mean_over_hits
-from occ_perception.ops.deformable_attention import MapShapes, deformable_attention_2d, deformable_attention_3d
+from occ_perception.ops.deformable_attention import (
+    MapShapes,
+    deformable_attention_2d,
+    deformable_attention_3d,
+    sizes_tensor,
+)
 from occ_perception.ops.precision import full_precision
 
 
@@ -107,7 +112,7 @@ class CameraDeformableAttention(nn.Module):
 
     def _locations(self, offsets: Tensor, references: Tensor, shapes: MapShapes) -> Tensor:
         """Normalised locations [H, heads, L, P, 2]: reference point plus offset in pixels of the level."""
-        size = offsets.new_tensor([(width, height) for height, width in shapes])
+        size = sizes_tensor(tuple((width, height) for height, width in shapes), offsets.device, offsets.dtype)
         references = references.to(offsets.dtype).repeat(1, self.points // self.anchors, 1)
         return references[:, None, None] + offsets / size[:, None]
 
@@ -149,7 +154,7 @@ class VolumeDeformableAttention(nn.Module):
             wide = query.to(self.sampling_offsets.weight.dtype)
             offsets = self.sampling_offsets(wide).unflatten(-1, (self.heads, self.points, 3))
             weights = self.attention_weights(wide).unflatten(-1, (self.heads, self.points)).softmax(dim=-1)
-            size = offsets.new_tensor(volume.shape[1:4])
+            size = sizes_tensor((tuple(volume.shape[1:4]),), offsets.device, offsets.dtype)
             locations = references.to(offsets.dtype)[..., None, None, :] + offsets / size
         return self.output_projection(deformable_attention_3d(values, locations, weights))
 

@@ -7,17 +7,23 @@ values there.  Values outside a map are zero, coordinates are normalised with 0 
 
 A location that is NaN or infinite counts as outside: it adds nothing and receives no gradient (nothing raises,
 because finding out would stop a GPU).  NaN in values or weights propagates.
+
+CUDA tensors go through Triton kernels where triton is installed, others through row sums in plain PyTorch; those are
+also used on CUDA under ``torch.use_deterministic_algorithms``.  The reference beside them is for reading and tests.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import math
 
 import torch
 from torch import Tensor
 
 from occ_perception.errors import InvalidInputError
-from occ_perception.ops.deformable_attention_reference import Level, sample_levels_reference
+from occ_perception.ops.deformable_attention_reference import Level
+from occ_perception.ops.deformable_attention_rows import sample_levels_rows
 
 MapShapes = tuple[tuple[int, int], ...]
 """(height, width) of the levels of a multi-scale feature map, in the order of their tokens."""
@@ -96,10 +102,29 @@ def deformable_attention_3d(values: Tensor, locations: Tensor, weights: Tensor) 
     return output.flatten(1).to(values.dtype).unflatten(0, (batch, queries))
 
 
+@functools.lru_cache(maxsize=64)
+def sizes_tensor(sizes: tuple[tuple[int, ...], ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Sizes as a tensor [L, D] that is copied to its device once: a copy for every call would wait for the device."""
+    with torch.inference_mode(False):  # so that a first call for inference does not spoil later training
+        return torch.tensor(sizes, dtype=dtype, device=device)
+
+
 def _sample(table: Tensor, levels: tuple[Level, ...], first_rows: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-    return sample_levels_reference(table, levels, first_rows, locations, weights.to(locations.dtype))
+    """[N, heads, d] in the type of ``locations`` by the fastest version for the device; see the reference."""
+    weights = weights.to(locations.dtype)
+    if table.is_cuda and _triton_is_installed() and not torch.are_deterministic_algorithms_enabled():
+        from occ_perception.ops.deformable_attention_triton import sample_levels_triton
+
+        return sample_levels_triton(table, levels, first_rows, locations, weights)
+    return sample_levels_rows(table, levels, first_rows, locations, weights)
 
 
+@functools.lru_cache(maxsize=1)
+def _triton_is_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+@functools.lru_cache(maxsize=64)
 def _map_levels(shapes: MapShapes) -> tuple[Level, ...]:
     """Levels of concatenated row-major maps; coordinates are (x, y)."""
     levels, first = [], 0
@@ -125,10 +150,10 @@ def _check_3d(values: Tensor, locations: Tensor, weights: Tensor) -> None:
 
 
 def _check_samples(expected: tuple[int, ...], axes: int, locations: Tensor, weights: Tensor) -> None:
-    if tuple(weights.shape) != expected or tuple(locations.shape) != (*expected, axes):
+    if tuple(weights.shape) != expected or tuple(locations.shape) != (*expected, axes) or not weights.shape[-1]:
         raise InvalidInputError(
-            f"deformable attention: expected weights {expected} and locations {(*expected, axes)}, "
-            f"got {tuple(weights.shape)} and {tuple(locations.shape)}"
+            f"deformable attention: expected weights {expected} and locations {(*expected, axes)} with at least one "
+            f"point, got {tuple(weights.shape)} and {tuple(locations.shape)}"
         )
     if locations.dtype not in (torch.float32, torch.float64):
         raise InvalidInputError(f"deformable attention: locations must be float32 or float64, got {locations.dtype}")

@@ -49,13 +49,11 @@ def sample_levels_reference(
 def cell_positions(locations: Tensor, level: Level) -> Tensor:
     """Normalised [..., D] to index units: the centre of cell i lies at i.
 
-    Samples that are not finite, and far ones, are moved to just outside: they read nothing and get no gradient, and
-    the conversion to integers cannot overflow.
+    What is not finite or far is moved to just outside: it reads nothing, gets no gradient and fits an integer.
     """
     sizes = locations.new_tensor(level.sizes)
     positions = locations * sizes - 0.5
-    finite = positions.isfinite().all(dim=-1, keepdim=True)
-    return torch.where(finite, positions, -2.0).clamp(min=-2.0).minimum(sizes + 1)
+    return torch.where((positions > -2) & (positions < sizes + 1), positions, -2.0)
 
 
 def _interpolate(table: Tensor, level: Level, first_rows: Tensor, positions: Tensor) -> Tensor:
