@@ -16,8 +16,8 @@ from occ_perception.ontology import OCC3D
 _ROAD, _SIDEWALK, _FLAT, _TERRAIN = (
     OCC3D.id_of(name) for name in ("driveable_surface", "sidewalk", "other_flat", "terrain")
 )
-_FINE_TILE, _COARSE_TILE = 4.0, 16.0
-_FINE_M = 45.0  # tiles are fine this close to the rectangle around the path
+_FINE_TILE, _COARSE_TILE = 4.0, 20.0
+_FINE_M = 40.0  # tiles are fine this close to the rectangle around the path
 _SKIRT_M = (40.0, 120.0, 300.0)  # rings of coarse terrain around the plan, out to the horizon
 MEDIAN_GAP_M = 5.0
 """Medians end this far before the crossing street's curb."""

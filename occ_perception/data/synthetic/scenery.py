@@ -16,7 +16,7 @@ from occ_perception.data.synthetic.site import Site
 from occ_perception.data.synthetic.small_objects import other_object
 from occ_perception.data.synthetic.standing import near_spans
 from occ_perception.data.synthetic.traffic import Itinerary
-from occ_perception.data.synthetic.vegetation import bush, tree
+from occ_perception.data.synthetic.vegetation import bush, street_tree, tree
 
 _DETAIL_M = 55.0
 
@@ -99,7 +99,7 @@ def _fence(rng: np.random.Generator, site: Site, palette: Palette, lot: Lot) -> 
 def _open_lot(rng: np.random.Generator, site: Site, palette: Palette, lot: Lot) -> list[TriangleMesh]:
     """Trees and bushes of parks; fewer, and benches, on squares."""
     meshes = []
-    share = 1 / 45 if lot.use == "park" else 1 / 160
+    share = 1 / 55 if lot.use == "park" else 1 / 160
     for _ in range(int(float(np.prod(lot.size)) * share * rng.uniform(0.5, 1.3))):
         uv = rng.uniform(np.array(lot.low) + 1.5, np.array(lot.high) - 1.5)
         far = site.distance(uv)[0] > _DETAIL_M
@@ -151,7 +151,7 @@ def _at_curb(
     if kind == "lamp":
         mesh = furniture.street_lamp(palette, lamp_height, float(min(2.2, lamp_height * 0.25)))
     elif kind == "tree":
-        mesh = tree(rng, palette, small=street.sidewalk < 3.5)
+        mesh = street_tree(rng, palette)
     else:
         roll = rng.random()
         if roll < 0.35:
@@ -202,7 +202,7 @@ def _on_medians(rng: np.random.Generator, site: Site, palette: Palette, street: 
             if not planted:
                 mesh = furniture.sign(rng, palette) if rng.random() < 0.5 else furniture.bollard(rng, palette)
             elif street.median > 2.0:
-                mesh = tree(rng, palette, small=True)
+                mesh = street_tree(rng, palette)
             else:
                 continue
             meshes.append(site.place(mesh, uv, street.plan_heading(1)))

@@ -100,11 +100,11 @@ def _boxes(rng: np.random.Generator, palette: Palette) -> list[TriangleMesh]:
 def _rack(rng: np.random.Generator, palette: Palette) -> list[TriangleMesh]:
     metal, parts = paint("others", palette.metal), []
     for index in range(int(rng.integers(3, 6))):
-        x = (index - 2) * 0.7
+        y = (index - 2) * 0.7
         parts += [
-            beam((x, -0.35, 0), (x, -0.35, 0.8), 0.07, metal),
-            beam((x, 0.35, 0), (x, 0.35, 0.8), 0.07, metal),
-            beam((x, -0.36, 0.8), (x, 0.36, 0.8), 0.07, metal),
+            beam((-0.35, y, 0), (-0.35, y, 0.8), 0.07, metal),
+            beam((0.35, y, 0), (0.35, y, 0.8), 0.07, metal),
+            beam((-0.36, y, 0.8), (0.36, y, 0.8), 0.07, metal),
         ]
     return parts
 

@@ -102,11 +102,11 @@ def _work_zone(
     style = rng.random()
     position = start
     while position < start + length:
-        cone = rng.random() < (0.2 if style < 0.5 else 0.8)
+        cone = rng.random() < (0.15 if style < 0.6 else 0.7)
         model = traffic_cone(rng, palette) if cone else barrier(rng, palette)
         middle = street.uv(position + model.size[0] / 2, side * inner)
         found.append(Standing(model, middle, heading + float(rng.normal(0, 0.04))))
-        position += model.size[0] + float(rng.uniform(0.15, 0.5) if not cone else rng.uniform(1.2, 2.2))
+        position += model.size[0] + float(rng.uniform(0.15, 0.5) if not cone else rng.uniform(1.6, 2.6))
     for end in (start - 0.8, position + 0.6):
         for share in (0.35, 0.75)[: int(rng.integers(1, 3))]:
             found.append(Standing(traffic_cone(rng, palette), street.uv(end, side * (inner + share * depth)), heading))

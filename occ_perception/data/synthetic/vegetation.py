@@ -9,6 +9,7 @@ from occ_perception.data.synthetic.primitives import beam, blob, cylinder, paint
 from occ_perception.data.synthetic.scene import TriangleMesh
 
 _SUNK_M = 0.05
+_LARGEST_BUMP = 1.25  # of a blob, as a share of its radius
 
 
 def tree(rng: np.random.Generator, palette: Palette, small: bool = False) -> TriangleMesh:
@@ -17,6 +18,19 @@ def tree(rng: np.random.Generator, palette: Palette, small: bool = False) -> Tri
     kind = str(rng.choice(["broad", "conifer", "poplar", "palm"], p=[0.66, 0.18, 0.1, 0.06]))
     makers = {"broad": _broad, "conifer": _conifer, "poplar": _poplar, "palm": _palm}
     return TriangleMesh.merged(makers[kind](rng, palette, height))
+
+
+def street_tree(rng: np.random.Generator, palette: Palette) -> TriangleMesh:
+    """A tree whose crown is out of the way of vehicles that pass under it."""
+    leaves = paint("vegetation", int(rng.choice(palette.foliage)))
+    crown = float(rng.uniform(0.8, 1.6))
+    clear = float(rng.uniform(2.3, 3.0))
+    parts = [_trunk(palette, clear + crown, float(rng.uniform(0.09, 0.18)))]
+    for _ in range(int(rng.integers(2, 5))):
+        radii = crown * rng.uniform(0.65, 0.9, 3)
+        rise = clear + _LARGEST_BUMP * radii[2] + rng.uniform(0.0, 1.2 * crown)
+        parts.append(blob(rng, (*(rng.uniform(-0.5, 0.5, 2) * crown), rise), radii, leaves))
+    return TriangleMesh.merged(parts)
 
 
 def _trunk(palette: Palette, height: float, radius: float) -> TriangleMesh:

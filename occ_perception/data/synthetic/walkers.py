@@ -17,7 +17,7 @@ from occ_perception.data.synthetic.standing import near_spans
 from occ_perception.data.synthetic.traffic import Itinerary
 
 _STEP_S = 0.25
-_NEAR_M = 40.0
+_NEAR_M = 36.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def make_walkers(
     rng: np.random.Generator, site: Site, palette: Palette, lots: list[Lot], itinerary: Itinerary, duration_s: float
 ) -> list[Walker]:
     """All pedestrians near the path; some of their ways may meet, which the caller sorts out."""
-    mean_gap = float(rng.choice([18.0, 35.0, 70.0]))
+    mean_gap = float(rng.choice([22.0, 45.0, 90.0]))
     ways = [*_on_sidewalks(rng, site, mean_gap), *_across_streets(rng, site, itinerary)]
     ways += _on_lots(rng, site, lots)
     return [Walker(pedestrian(rng, palette), _walk(site, way, duration_s)) for way in ways]
