@@ -17,7 +17,7 @@ from occ_perception.ops.grid_warp import metres_from_index, warp_taps
 from occ_perception.ops.lidar_depth import LidarDepth
 from occ_perception.training.augmentation import ImageAugmentation, sample_bev_flip, sample_image_augmentation
 from occ_perception.training.class_weights import class_counts, class_weights, sampling_weights
-from occ_perception.training.flow_denoising import FlowDenoiser
+from occ_perception.training.flow_denoising import label_map, label_scores
 from occ_perception.training.losses import ALOccLoss, depth_loss, flow_losses
 from occ_perception.training.mask_loss import mask_loss, sample_cells
 from occ_perception.training.schedules import ALOccSchedule, WeightAverage
@@ -211,9 +211,6 @@ def test_augmentation_stays_in_its_ranges():
 
 def test_schedules_at_their_corners():
     schedule, epoch = ALOccSchedule(), 8005
-    assert schedule.learning_rate_at(0) == pytest.approx(2e-7)
-    assert schedule.learning_rate_at(100) == pytest.approx(2e-4 * 0.5005)
-    assert schedule.learning_rate_at(200) == schedule.learning_rate_at(90000) == 2e-4
     assert [schedule.depth_mix(i * epoch) for i in (0, 3, 6, 11)] == pytest.approx([1, 0.5, 0, 0])
     assert [schedule.flow_mix(i * epoch) for i in (0, 2, 3, 4, 9)] == pytest.approx([1, 1, 0.5, 0, 0])
     assert (schedule.keeps_history(2 * epoch - 1), schedule.keeps_history(2 * epoch)) == (False, True)
@@ -231,30 +228,17 @@ def test_weight_average_follows_the_published_decay():
     assert int(average.average["num_batches_tracked"]) == 7
 
 
-def test_optimiser_step_clips_the_gradient():
-    layer = torch.nn.Linear(2, 1)
-    schedule = ALOccSchedule()
-    optimizer = schedule.optimizer(layer)
-    (layer(torch.full((1, 2), 1e4))).sum().backward()
-    norm = schedule.step(optimizer, iteration=1000)
-    assert float(norm) > 1e4
-    assert optimizer.param_groups[0]["lr"] == 2e-4
-    assert optimizer.param_groups[0]["weight_decay"] == 1e-2
-    assert layer.weight.grad is None
-
-
 def test_flow_denoiser_scores_label_maps():
     labels = [torch.randint(1, 18, (1, 24, 24, 16)) for _ in range(2)]
     labels[0][0, :3] = 255
     eye = torch.eye(3)[None]
     taps = warp_taps(torch.eye(4)[None], eye, eye, metres_from_index((0.0, 0.0, 0.0), 0.4, True), (24, 24))
-    denoiser = FlowDenoiser()
-    first = denoiser.scores(labels[0], taps, (True,))
+    first = label_scores(label_map(labels[0]), None, taps, (True,))
     centre = 5 * 11 + 5
     torch.testing.assert_close(first[:, centre], torch.full((1, 12, 12), -10.0), atol=1e-4, rtol=0)
     one_hot = [torch.nn.functional.one_hot(torch.where(x == 255, 18, x), 19).float() for x in labels]
     maps = [x[..., 3:9, :].mean(dim=3) for x in one_hot]
-    second = denoiser.scores(labels[1], taps, (False,))
+    second = label_scores(label_map(labels[1]), label_map(labels[0]), taps, (False,))
     torch.testing.assert_close(second, correlation_scores(maps[1], maps[0], taps))
 
 
@@ -267,7 +251,7 @@ def test_a_training_step_reaches_every_parameter():
     inputs = synthetic_inputs(config, 0, torch.device("cpu"))
     labels = torch.randint(1, 18, (1, 24, 24, 16))
     taps = network.motion_taps(inputs, None, (24, 24))
-    guidance = Guidance(depth_mix=0.7, flow_scores=FlowDenoiser().scores(labels, taps, (True,)), flow_mix=0.5)
+    guidance = Guidance(depth_mix=0.7, flow_scores=label_scores(label_map(labels), None, taps, (True,)), flow_mix=0.5)
     bins = torch.randint(-1, config.depth_bins, (1, 6, 4, 10))
     targets = ALOccTargets(labels, bins, torch.randint(1, 18, (1, 6, 4, 10)), torch.randn(1, 24, 24, 16, 2))
     inputs = inputs._replace(lidar_depth=bins, guidance=guidance, previous_images=inputs.images.roll(3, -1))
@@ -295,13 +279,14 @@ def test_training_lowers_the_loss():
     labels = torch.full((1, 24, 24, 16), 18)
     labels[..., :5] = 12
     targets = ALOccTargets(labels, torch.zeros(1, 6, 4, 10, dtype=torch.int64))
-    loss, schedule = ALOccLoss(network), ALOccSchedule(warmup_iterations=1)
-    optimizer = schedule.optimizer(network)
+    loss, optimizer = ALOccLoss(network), torch.optim.AdamW(network.parameters(), lr=2e-4)
     values = []
-    for iteration in range(5):
+    for _ in range(5):
         output, _ = network(inputs)
         total = sum(loss(output, targets).values())
+        optimizer.zero_grad()
         total.backward()
-        schedule.step(optimizer, iteration + 1)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
         values.append(float(total.detach()))
     assert values[-1] < values[0] - 0.3

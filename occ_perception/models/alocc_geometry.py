@@ -15,7 +15,7 @@ from occ_perception.models.alocc_config import ALOccConfig
 from occ_perception.models.base import ModelInput
 from occ_perception.models.camera_inputs import CameraPoses, checked_intrinsics, image_affines
 from occ_perception.ops.frustum import CameraTensors
-from occ_perception.ops.lidar_depth import depth_bins, lidar_depth_map
+from occ_perception.ops.lidar_depth import LidarDepth, depth_bins, lidar_depth_map
 
 
 class DepthRange(Protocol):
@@ -109,6 +109,15 @@ def lidar_depth_of(
     """Depth bin of the nearest LiDAR return per feature cell, int64 [1, n, h, w]; None when there is no sweep."""
     if not inputs.frame.lidar:
         return None
+    maps = lidar_depth_maps(inputs, poses, (config.depth_start, config.depth_stop), size, stride)
+    bins = [depth_bins(m.depth, config.depth_start, config.depth_step, config.depth_bins) for m in maps]
+    return torch.stack(bins)[None]
+
+
+def lidar_depth_maps(
+    inputs: ModelInput, poses: CameraPoses, depth_range: tuple[float, float], size: tuple[int, int], stride: int
+) -> list[LidarDepth]:
+    """The nearest return of the newest sweep per feature cell, for each present camera."""
     sweep = inputs.frame.lidar[-1]
     to_camera = inverse(poses.anchor_from_camera)
     source = sweep.ego_from_lidar
@@ -120,10 +129,8 @@ def lidar_depth_of(
     for name, camera_from_world, affine in zip(poses.names, to_camera, affines, strict=True):
         points = torch.from_numpy(transform_points(camera_from_world @ source, sweep.points[:, :3].astype(np.float64)))
         intrinsics = torch.from_numpy(inputs.frame.rig[name].intrinsics)
-        depth_range = (config.depth_start, config.depth_stop)
-        depth = lidar_depth_map(points, intrinsics, affine, size, stride, depth_range).depth
-        maps.append(depth_bins(depth, config.depth_start, config.depth_step, config.depth_bins))
-    return torch.stack(maps)[None]
+        maps.append(lidar_depth_map(points, intrinsics, affine, size, stride, depth_range))
+    return maps
 
 
 def _to(device: torch.device, array: np.ndarray) -> Tensor:

@@ -21,7 +21,8 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 # What may differ when a run goes on: it changes how long, how often and where, not what is computed.
 FREE_TO_CHANGE = (
-    "iterations", "device", "loader.", "checkpoints.", "validation.every", "log.", "guards.", "active_training.passes",
+    "iterations", "device", "loader.", "checkpoints.", "validation.", "log.", "guards.", "model_card.",
+    "data.training.nuscenes.root", "data.validation.", "compute.threads", "task.initial_",
 )  # fmt: skip
 
 

@@ -13,25 +13,25 @@ from occ_perception.training.mask_loss import IGNORE
 _CHANNELS = 19
 
 
-class FlowDenoiser:
-    """Keeps the previous label map of B streams and scores the current one against it."""
+@torch.no_grad()
+def label_map(labels: Tensor) -> Tensor:
+    """One-hot labels (int [B, Y, X, Z], 255 ignored) as the flow head sees its features, float32 [B, Y/2, X/2, 19].
 
-    def __init__(self) -> None:
-        self._previous: Tensor | None = None
+    QUIRK: the labels are the ray-masked ones, so what was ignored in both frames matches.
+    """
+    one_hot = F.one_hot(torch.where(labels == IGNORE, _CHANNELS - 1, labels), _CHANNELS).float()
+    return bev_summary(one_hot.movedim(-1, 1))
 
-    @torch.no_grad()
-    def scores(self, labels: Tensor, taps: Taps, starts: tuple[bool, ...]) -> Tensor:
-        """Correlation scores [B, 121, Y / 2, X / 2] of labels (int [B, Y, X, Z], 255 ignored) with the last frame's.
 
-        QUIRK: the labels are the ray-masked ones, so what was ignored in both frames matches.
+@torch.no_grad()
+def label_scores(current: Tensor, previous: Tensor | None, taps: Taps, starts: tuple[bool, ...]) -> Tensor:
+    """Correlation scores [B, 121, Y / 2, X / 2] of label maps with those of the frame before.
 
-        Args:
-            taps: planar taps of the ego motion (``ALOcc.motion_taps``).
-            starts: streams that begin with this frame; they are scored against themselves.
-        """
-        one_hot = F.one_hot(torch.where(labels == IGNORE, _CHANNELS - 1, labels), _CHANNELS).float()
-        current = bev_summary(one_hot.movedim(-1, 1))
-        previous = current if self._previous is None else self._previous
-        begun = torch.tensor(starts, device=current.device).view(-1, 1, 1, 1)
-        self._previous = current
-        return correlation_scores(current, torch.where(begun, current, previous), taps)
+    Args:
+        current, previous: of `label_map`; None before the first frame.
+        taps: planar taps of the ego motion (``ALOcc.motion_taps``).
+        starts: streams that begin with this frame; they are scored against themselves.
+    """
+    begun = torch.tensor(starts, device=current.device).view(-1, 1, 1, 1)
+    before = current if previous is None else torch.where(begun, current, previous)
+    return correlation_scores(current, before, taps)

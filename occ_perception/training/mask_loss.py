@@ -56,11 +56,13 @@ def mask_loss(
         weighted_bce.append(weight * _bce(prediction, target))
         weighted_dice.append(weight * _dice(prediction, target))
         weights.append(weight)
+    # All ranks exchange their totals, also one whose samples have no label at all.
+    total = torch.cat(weights).sum() if weights else logits.new_zeros((), dtype=torch.float32)
+    mean_total = _mean_over_ranks(total)
     if not weights:
         nothing = logits.sum() * 0
         return MaskLoss(nothing, nothing)
-    total = torch.cat(weights).sum()
-    bce = torch.cat(weighted_bce).sum() / _mean_over_ranks(total)
+    bce = torch.cat(weighted_bce).sum() / mean_total
     dice = torch.cat(weighted_dice).sum() / total
     return MaskLoss(_LOSS_WEIGHT * bce, _LOSS_WEIGHT * dice)
 

@@ -1,4 +1,4 @@
-"""What changes over the iterations: learning rate, denoising, history, weight averaging (sections 5.1, 9, 11)."""
+"""What changes over the iterations of ALOcc: denoising, history; and the weight average (sections 5.1, 9, 11)."""
 
 from __future__ import annotations
 
@@ -8,28 +8,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 @dataclass(frozen=True)
 class ALOccSchedule:
-    """The published training schedule; an epoch is a fixed number of iterations, not a pass over the data."""
+    """What ALOcc's losses and inputs do over the iterations; an epoch is a number of them, not a pass over the data.
+
+    Attributes:
+        iterations_per_epoch: of the published training with 8 GPUs x 2 samples.
+        depth_mix_epochs: until when the lifting is helped with LiDAR depth.
+        flow_mix_epochs: from when to when the flow head is weaned off the true correlation.
+        history_from_epoch: when the temporal fusion begins to remember.
+    """
 
     iterations_per_epoch: int = 8005
-    epochs: int = 12
-    learning_rate: float = 2e-4
-    weight_decay: float = 1e-2
-    gradient_norm: float = 5.0
-    warmup_iterations: int = 200
-    warmup_ratio: float = 0.001
     depth_mix_epochs: float = 6.0
     flow_mix_epochs: tuple[float, float] = (2.0, 4.0)
     history_from_epoch: int = 2
-
-    def learning_rate_at(self, iteration: int) -> float:
-        """Linear warm-up, then constant."""
-        missing = max(0.0, 1 - iteration / self.warmup_iterations)
-        return self.learning_rate * (1 - missing * (1 - self.warmup_ratio))
 
     def depth_mix(self, iteration: int) -> float:
         """Share of the LiDAR depth in the lifting: cosine from 1 to 0."""
@@ -43,21 +39,6 @@ class ALOccSchedule:
     def keeps_history(self, iteration: int) -> bool:
         """Whether the fusion state is kept between steps; the flow head's history always is."""
         return iteration >= self.history_from_epoch * self.iterations_per_epoch
-
-    def optimizer(self, network: nn.Module) -> torch.optim.AdamW:
-        """AdamW over all trainable parameters alike."""
-        parameters = [p for p in network.parameters() if p.requires_grad]
-        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
-
-    def step(self, optimizer: torch.optim.Optimizer, iteration: int) -> Tensor:
-        """Clip the gradients, set the learning rate and update; returns the gradient norm before clipping."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, self.gradient_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate_at(iteration)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return norm
 
 
 def _cosine(progress: float) -> float:
