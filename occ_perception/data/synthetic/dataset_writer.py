@@ -12,15 +12,17 @@ Tables come last, when all scenes are there; a scene is finished when its rows a
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import logging
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +30,14 @@ from typing import Any
 from tqdm import tqdm
 
 from occ_perception.data.synthetic.dataset_tables import Rows, merged
-from occ_perception.data.synthetic.rig import KEYFRAMES_PER_SECOND, TRAINING_SIZE
+from occ_perception.data.synthetic.rig import KEYFRAMES_PER_SECOND, TRAINING_SIZE, city_rig
 from occ_perception.errors import ConfigurationError, DatasetError
 from occ_perception.files import write_whole
 
 logger = logging.getLogger(__name__)
 
 VERSION = "v1.0-trainval"
-SPLITS = {"train": 0, "val": 2_000_000_000}
+SPLITS = {"train": 0, "val": 1 << 31}
 """Splits and where their scenes' seeds begin: no number of scenes makes them meet."""
 MAX_SEED, MAX_SCENES, MAX_FRAMES = 100_000, 10_000, 600
 _STATE = ".world"
@@ -56,7 +58,7 @@ class WorldSettings:
         bags: write a rosbag of every scene as well.
 
     Raises:
-        ConfigurationError: a number that makes no sense; the message says what does.
+        ConfigurationError: a number or image size that makes no sense; the message says what does.
     """
 
     scenes: int
@@ -76,6 +78,7 @@ class WorldSettings:
                 raise ConfigurationError(f"{what}: expected {low} to {high}, got {value}")
         if self.split not in SPLITS:
             raise ConfigurationError(f"unknown split '{self.split}'; known: {', '.join(SPLITS)}")
+        city_rig(0, self.image_size)  # refuses sizes that are no part of an image
 
     @property
     def seconds(self) -> float:
@@ -116,12 +119,13 @@ def write_world(
     root = Path(root)
     try:
         _claim(root, settings)
-        missing = [seed for seed in settings.scene_seeds() if not _state_file(root, seed).is_file()]
-        _check_space(root, len(missing) * settings.frames * _FRAME_BYTES)
-        frames = len(missing) * settings.frames
-        with tqdm(total=frames, unit="frame", disable=not progress) as bar:
-            _write_scenes(root, settings, missing, min(workers or os.cpu_count() or 1, len(missing)), bar)
-        _write_tables(root, settings)
+        with _alone(root):
+            missing = [seed for seed in settings.scene_seeds() if not _state_file(root, seed).is_file()]
+            frames = len(missing) * settings.frames
+            _check_space(root, frames * _FRAME_BYTES)
+            with tqdm(total=frames, unit="frame", disable=not progress) as bar:
+                _write_scenes(root, settings, missing, min(workers or os.cpu_count() or 1, len(missing)), bar)
+            _write_tables(root, settings)
     except OSError as error:
         raise DatasetError(f"{root}: cannot be written: {error}") from error
     return frames
@@ -145,10 +149,22 @@ def _claim(root: Path, settings: WorldSettings) -> None:
             raise DatasetError(f"{root}: holds a dataset made with {there}, wanted {settings.identity()}")
         return
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise DatasetError(
-            f"{root}: expected an empty or new folder, or a dataset of 'occ_perception world' to go on with"
-        )
+        raise DatasetError(f"{root}: not empty, and no dataset of 'occ_perception world' that one could go on with")
     write_whole(path, json.dumps(settings.identity()).encode())
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Keep other writers out, and clear away the parts of files that a killed one left."""
+    with (root / _STATE / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DatasetError(f"{root}: another process is writing there") from None
+        for folder in ("samples", "gts", "openocc_v2"):
+            for leftover in (root / folder).rglob(".*.*"):
+                leftover.unlink()
+        yield
 
 
 def _check_space(root: Path, needed: int) -> None:
