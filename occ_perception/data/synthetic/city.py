@@ -20,6 +20,7 @@ from occ_perception.data.synthetic.site import Site
 from occ_perception.data.synthetic.standing import (
     Deck,
     Standing,
+    bus_stops,
     parked_at_curb,
     parked_on_lots,
     parked_two_wheelers,
@@ -80,6 +81,7 @@ def _actors(
     ego, moving = make_traffic(traffic_rng, site.plan, palette, itinerary, duration_s)
     deck = Deck(child_generator(seed, "deck"), palette)
     standing = [
+        *bus_stops(child_generator(seed, "bus stops"), site, palette),
         *work_zones(child_generator(seed, "work zones"), site, palette),
         *parked_at_curb(child_generator(seed, "curb"), site, deck),
         *parked_two_wheelers(child_generator(seed, "two-wheelers"), site, palette),

@@ -18,7 +18,7 @@ from occ_perception.data.synthetic.small_objects import barrier, traffic_cone
 from occ_perception.data.synthetic.vehicles import bus, car, trailer, truck
 
 _NEAR_M = 40.0
-_DECK = {"car": 8, "truck": 2, "bus": 2, "trailer": 2, "construction": 1, "motorcycle": 1, "bicycle": 1}
+_DECK = {"car": 8, "truck": 2, "bus": 1, "trailer": 2, "construction": 1, "motorcycle": 1, "bicycle": 1}
 _JUNCTION_MARGIN_M = 10.0
 
 
@@ -70,6 +70,36 @@ def near_spans(site: Site, street: Street, margin: float, near: float = _NEAR_M)
         if len(close) and close[-1] - close[0] > 6.0:
             spans.append((float(close[0]), float(close[-1])))
     return spans
+
+
+def bus_stops(rng: np.random.Generator, site: Site, palette: Palette) -> list[Standing]:
+    """Buses that wait at the curb, about one in a hundred metres."""
+    found = []
+    for street in site.plan.streets:
+        if not street.parking:
+            continue
+        for start, end in near_spans(site, street, _JUNCTION_MARGIN_M, 25.0):
+            position = start + float(rng.uniform(0, 40))
+            while position < end - 14.0:
+                direction = int(rng.choice([-1, 1]))
+                found += _at_curb(rng, site, street, direction, position, bus(rng, palette))
+                position += 60.0 + float(rng.exponential(40))
+    return found
+
+
+def _at_curb(
+    rng: np.random.Generator, site: Site, street: Street, direction: int, start: float, model: ActorModel
+) -> list[Standing]:
+    """A vehicle in the parking lane from a coordinate along the street on, if there is room."""
+    length, width, _ = model.size
+    middle = start + length / 2
+    offset = street.lane_edge + max(street.parking / 2, width / 2 + 0.25) + float(rng.normal(0, 0.07))
+    across = street.right_side(direction) * offset
+    steps = np.linspace(-0.5, 0.5, 2 + int(length / 2)) * max(length - 1.8, 0.0)
+    if not site.claim_row(street.uv(middle + steps, across), 0.9):
+        return []
+    heading = street.plan_heading(direction) + float(rng.normal(0, 0.02)) + (np.pi if rng.random() < 0.06 else 0.0)
+    return [Standing(model, street.uv(middle, across), heading)]
 
 
 def work_zones(rng: np.random.Generator, site: Site, palette: Palette) -> list[Standing]:
@@ -124,15 +154,9 @@ def parked_at_curb(rng: np.random.Generator, site: Site, deck: Deck) -> list[Sta
                 position = start + float(rng.exponential(gap))
                 while position < end:
                     model = deck.next_model(end - position)
-                    middle = position + model.size[0] / 2
-                    offset = street.lane_edge + max(street.parking / 2, model.size[1] / 2 + 0.25) + rng.normal(0, 0.07)
-                    uv = street.uv(middle, street.right_side(direction) * offset)
+                    if position + model.size[0] < end:
+                        found += _at_curb(rng, site, street, direction, position, model)
                     position += model.size[0] + 0.9 + float(rng.exponential(gap))
-                    steps = np.linspace(-0.5, 0.5, 2 + int(model.size[0] / 2)) * max(model.size[0] - 1.8, 0.0)
-                    row = street.uv(middle + steps, uv[1 - street.axis] - street.center)
-                    if middle + model.size[0] / 2 < end and site.claim_row(row, 0.9):
-                        heading = street.plan_heading(direction) + rng.normal(0, 0.02)
-                        found.append(Standing(model, uv, heading + (np.pi if rng.random() < 0.08 else 0.0)))
     return found
 
 
