@@ -6,7 +6,7 @@ from typing import Any
 
 from occ_perception.checkpoints.key_table import skeleton
 from occ_perception.models import offsetocc_config
-from occ_perception.models.alocc_config import VARIANTS, ALOccConfig
+from occ_perception.models.alocc_config import PANOPTIC_BASES, VARIANTS, ALOccConfig
 from occ_perception.models.offsetocc_config import OffsetOccConfig
 
 
@@ -21,7 +21,8 @@ def describe_models() -> list[dict[str, Any]]:
         "source": "this project",
     }
     offsetocc = (_describe_offsetocc(config) for config in offsetocc_config.VARIANTS.values())
-    return [carving, _describe_nano(), *(_describe(config) for config in VARIANTS.values()), *offsetocc]
+    panoptic = (_describe_panoptic(name) for name in PANOPTIC_BASES)
+    return [carving, _describe_nano(), *(_describe(config) for config in VARIANTS.values()), *panoptic, *offsetocc]
 
 
 def _describe_nano() -> dict[str, Any]:
@@ -52,6 +53,13 @@ def _describe_offsetocc(config: OffsetOccConfig) -> dict[str, Any]:
         "published": published,
         "source": "OffsetOcc (arXiv 2505.09562), tables 1 and 2 (trained without, scored with the camera mask)",
     }
+
+
+def _describe_panoptic(name: str) -> dict[str, Any]:
+    base = _describe(VARIANTS[PANOPTIC_BASES[name]])
+    parameters = sum(p.numel() for p in skeleton(name).parameters())
+    source = "this project: OffsetOcc's modules (arXiv 2505.09562) on ALOcc"
+    return {**base, "name": name, "parameters": parameters, "published": {}, "source": source}
 
 
 def _parameters(model: str) -> int:

@@ -40,7 +40,7 @@ def network_names() -> tuple[str, ...]:
     """Names of the models that are networks, which `create_network` takes."""
     from occ_perception.models import alocc_config, offsetocc_config
 
-    return (NANO, *alocc_config.VARIANTS, *offsetocc_config.VARIANTS)
+    return (NANO, *alocc_config.VARIANTS, *alocc_config.PANOPTIC_BASES, *offsetocc_config.VARIANTS)
 
 
 def canonical_name(name: str) -> str:
@@ -61,21 +61,19 @@ def create_network(name: str) -> nn.Module:
         from occ_perception.models.nano import Nano
 
         return Nano()
-    if _is_offsetocc(name):
+    from occ_perception.models import alocc_config, offsetocc_config
+
+    if name in offsetocc_config.VARIANTS:
         from occ_perception.models.offsetocc import build_offsetocc
-        from occ_perception.models.offsetocc_config import offsetocc_config
 
-        return build_offsetocc(offsetocc_config(name))
+        return build_offsetocc(offsetocc_config.VARIANTS[name])
+    if name in alocc_config.PANOPTIC_BASES:
+        from occ_perception.models.alocc_panoptic import build_alocc_panoptic
+
+        return build_alocc_panoptic(name)
     from occ_perception.models.alocc import ALOcc
-    from occ_perception.models.alocc_config import alocc_config
 
-    return ALOcc(alocc_config(name))
-
-
-def _is_offsetocc(name: str) -> bool:
-    from occ_perception.models.offsetocc_config import VARIANTS
-
-    return name in VARIANTS
+    return ALOcc(alocc_config.VARIANTS[name])
 
 
 def resolve_device(device: str) -> torch.device:
@@ -134,10 +132,17 @@ def create_model(
         from occ_perception.models.nano_adapter import create_nano
 
         return create_nano(Path(weights) if weights else None, torch.device(device))
-    if _is_offsetocc(name):
+    from occ_perception.models import alocc_config, offsetocc_config
+
+    path = Path(weights) if weights else None
+    if name in offsetocc_config.VARIANTS:
         from occ_perception.models.offsetocc_adapter import create_offsetocc
 
-        return create_offsetocc(name, Path(weights) if weights else None, torch.device(device))
+        return create_offsetocc(name, path, torch.device(device))
+    if name in alocc_config.PANOPTIC_BASES:
+        from occ_perception.models.alocc_panoptic import create_alocc_panoptic
+
+        return create_alocc_panoptic(name, path, torch.device(device))
     from occ_perception.models.alocc_adapter import create_alocc
 
-    return create_alocc(name, Path(weights) if weights else None, torch.device(device))
+    return create_alocc(name, path, torch.device(device))

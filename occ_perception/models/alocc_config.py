@@ -162,6 +162,9 @@ VARIANTS: dict[str, ALOccConfig] = {
     )
 }
 
+PANOPTIC_BASES = {"alocc-2d-mini-panoptic": "alocc-2d-mini"}
+"""Registry names of variants with OffsetOcc's modules on them (see `models.alocc_panoptic`), and the variants."""
+
 
 def alocc_config(name: str) -> ALOccConfig:
     """The variant called ``name`` (``alocc_3d`` and ``alocc-3d`` are the same); ConfigurationError lists the names."""

@@ -132,10 +132,14 @@ class ALOccTask:
     ) -> tuple[Tensor, Any]:
         """See `TrainingTask.evaluate`."""
         output, after = network(self._samples.network_inputs(batch, starts), state)
+        return self._classes(output.logits), after
+
+    def _classes(self, logits: Tensor) -> Tensor:
+        """Best class, uint8 [B, X, Y, Z], of logits [B, queries, Y, X, Z]."""
         skipped = 1 if self.config.label_set == "surroundocc" else 0  # it has no class 0
-        classes = output.logits[:, 1 + skipped :].argmax(dim=1) + skipped
+        classes = logits[:, 1 + skipped :].argmax(dim=1) + skipped
         named = torch.where(classes == self.config.free_class, FREE, classes)
-        return named.to(torch.uint8).transpose(1, 2).contiguous(), after
+        return named.to(torch.uint8).transpose(1, 2).contiguous()
 
 
 def _targets(batch: dict[str, Tensor]) -> ALOccTargets:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from occ_perception.errors import ConfigurationError
+from occ_perception.models import canonical_name
 from occ_perception.models.panoptic import PanopticNetwork
 from occ_perception.training.object_losses import ObjectLossSettings, object_losses
 from occ_perception.training.object_targets import ObjectTargets, object_targets
@@ -16,6 +18,24 @@ from occ_perception.training.task import Draw, LabelledFrame, TaskDescription, T
 
 logger = logging.getLogger(__name__)
 _PREFIX = "object_"
+
+
+@dataclass(frozen=True)
+class PanopticTaskSettings:
+    """What a training run of the Object Module may vary.
+
+    Attributes:
+        model: registry name of the whole, such as offsetocc.
+        base_weights: safetensors file of its base (offsetocc-baseline); "" only if task.initial_weights has the whole.
+        grid_mask, photometric: see `OffsetOccTaskSettings`; for OffsetOcc only.
+        losses: weights and variants.
+    """
+
+    model: str = "offsetocc"
+    base_weights: str = ""
+    grid_mask: float = 0.7
+    photometric: bool = True
+    losses: ObjectLossSettings = field(default_factory=ObjectLossSettings)
 
 
 class BaseScene(NamedTuple):
@@ -40,21 +60,21 @@ class PanopticTask:
     Args:
         base: prepares frames for the base network, and runs it.
         network: the base's network with the head on it.
-        model: name of the whole, as `create_model` knows it.
-        settings: of the losses.
+        settings: see there.
     """
 
     def __init__(
         self,
         base: BaseTask,
         network: PanopticNetwork[nn.Module],
-        model: str,
-        settings: ObjectLossSettings | None = None,
+        settings: PanopticTaskSettings,
     ) -> None:
         self.base = base
         self.network: nn.Module = network
-        self.settings = settings or ObjectLossSettings()
-        self.description = TaskDescription(model, base.description.label_set, base.description.mask_training)
+        self.settings = settings
+        self.description = TaskDescription(
+            canonical_name(settings.model), base.description.label_set, base.description.mask_training
+        )
         self.needs_previous = base.needs_previous
         self.left_out = 0  # true voxels of objects with more than K that the losses did not see, so far
 
@@ -76,7 +96,9 @@ class PanopticTask:
         predictions = network(scene.voxel_features)
         targets = ObjectTargets(*(batch[_PREFIX + name] for name in ObjectTargets._fields))
         generator = torch.Generator().manual_seed(iteration)
-        found = object_losses(whole.head.objects, predictions, targets, whole.head.grid, self.settings, generator)
+        found = object_losses(
+            whole.head.objects, predictions, targets, whole.head.grid, self.settings.losses, generator
+        )
         if found.left_out and not self.left_out:
             logger.warning("an object has %d voxels more than offsets; they are left out, at random", found.left_out)
         self.left_out += found.left_out

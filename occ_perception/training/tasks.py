@@ -9,7 +9,7 @@ from occ_perception.errors import ConfigurationError
 from occ_perception.training.settings import from_mapping
 from occ_perception.training.task import TrainingTask
 
-TASKS = ("alocc", "nano")
+TASKS = ("alocc", "nano", "offsetocc", "panoptic")
 
 
 def create_task(name: str, settings: Mapping[str, Any]) -> TrainingTask:
@@ -27,4 +27,12 @@ def create_task(name: str, settings: Mapping[str, Any]) -> TrainingTask:
         from occ_perception.training.nano_task import NanoTask, NanoTaskSettings
 
         return NanoTask(from_mapping(NanoTaskSettings, settings, place))
+    if name == "offsetocc":
+        from occ_perception.training.offsetocc_task import OffsetOccTask, OffsetOccTaskSettings
+
+        return OffsetOccTask(from_mapping(OffsetOccTaskSettings, settings, place))
+    if name == "panoptic":
+        from occ_perception.training.panoptic_bases import PanopticTaskSettings, create_panoptic_task
+
+        return create_panoptic_task(from_mapping(PanopticTaskSettings, settings, place))
     raise ConfigurationError(f"task.name: expected one of {', '.join(TASKS)}, got '{name}'")
