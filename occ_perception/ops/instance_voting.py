@@ -13,7 +13,7 @@ voxel of the grid.  Almost all of that is avoidable, and the result stays exact:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from occ_perception.errors import InvalidInputError
 
 MAXIMUM_ID = 2**16 - 1
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _BLOCK = 2**20
 """Cells gathered, and counters kept, at a time."""
 
@@ -49,9 +50,8 @@ def panoptic_vote(
     falling score.  Voxels of other labels keep their label and get id 0.
 
     Args:
-        semantics: labels [X, Y, Z], any integer type.
-        instance_grid: id of the object each voxel was written by [X, Y, Z], 0 = none, at most 65535, any signed
-            integer type or uint8.
+        semantics: labels [X, Y, Z], any signed integer type or uint8.
+        instance_grid: id of the object each voxel was written by [X, Y, Z], 0 = none, at most 65535, of such a type.
         radius: in voxels; 0 keeps only voxels that an object covers.
         things: labels that have instances.
         free: label of a thing voxel without a vote.
@@ -61,10 +61,18 @@ def panoptic_vote(
     Raises:
         InvalidInputError: shapes, types or ids are not as above.
     """
-    _check(semantics, instance_grid, radius, object_classes)
-    return panoptic_vote_reference(
-        semantics, instance_grid, radius, things=things, free=free, object_classes=object_classes
-    )
+    objects = _check(semantics, instance_grid, radius, object_classes)
+    thing = torch.isin(semantics, semantics.new_tensor(things))
+    highest, lowest = _extreme_ids(instance_grid, objects, radius)
+    winner = highest.long()
+    if object_classes is not None:
+        winner = torch.where(_class_of(object_classes)[winner] == semantics, winner, 0)
+    contested = (thing & (highest != lowest)).flatten().nonzero()[:, 0]
+    own = instance_grid.flatten()[contested]
+    for block, votes in _count_votes(instance_grid, contested, objects, radius):
+        labels = semantics.flatten()[contested[block]]
+        winner.view(-1)[contested[block]] = _decide(votes, own[block], labels, object_classes)
+    return _apply(semantics, instance_grid.dtype, thing, winner, free)
 
 
 def panoptic_vote_reference(
@@ -77,41 +85,99 @@ def panoptic_vote_reference(
     object_classes: Tensor | None = None,
 ) -> PanopticVote:
     """The same by counting every object around every voxel: a convolution of one-hot ids with the ball."""
-    objects = int(instance_grid.max()) if instance_grid.numel() else 0
-    ids = torch.arange(1, objects + 1, device=instance_grid.device)[:, None, None, None]
-    votes = F.conv3d((instance_grid == ids).float()[:, None], _ball(radius, ids.device)[None, None], padding=radius)
-    votes = votes[:, 0].round().long()
-    if object_classes is not None:
-        votes = votes * (semantics == object_classes[:objects, None, None, None])
-    none = votes.sum(dim=0) == 0
-    # Votes decide, then whether the voxel already has the id, then the lower id.
-    preference = votes * (2 * objects + 2) + (instance_grid == ids) * (objects + 1) + (objects - ids)
-    winner = preference.argmax(dim=0) + 1 if objects else torch.zeros_like(none, dtype=torch.long)
+    objects = _check(semantics, instance_grid, radius, object_classes)
+    one_hot = F.one_hot(instance_grid.long(), objects + 1).movedim(-1, 0).float()
+    votes = F.conv3d(one_hot[:, None], _ball(radius, one_hot.device).float()[None, None], padding=radius)
+    votes = votes.flatten(1).T.round().long()
+    winner = _decide(votes, instance_grid.flatten(), semantics.flatten(), object_classes)
     thing = torch.isin(semantics, semantics.new_tensor(things))
-    instances = torch.where(thing & ~none, winner, 0).to(instance_grid.dtype)
-    return PanopticVote(torch.where(thing & none, free, semantics).to(semantics.dtype), instances)
+    return _apply(semantics, instance_grid.dtype, thing, winner.view(semantics.shape), free)
+
+
+def _extreme_ids(instance_grid: Tensor, objects: int, radius: int) -> Tensor:
+    """Highest and lowest id within reach of every voxel, 0 where there is none: [2, X, Y, Z]."""
+    ids = instance_grid.to(torch.int16 if objects < 2**15 - 1 else torch.int32)
+    mirrored = torch.where(ids > 0, objects + 1 - ids, 0)  # so that a maximum finds the lowest too
+    reach = torch.stack([ids, mirrored])
+    for _ in range(radius):
+        reach = _dilate(reach)
+    reach[1] = torch.where(reach[1] > 0, objects + 1 - reach[1], 0)
+    return reach
+
+
+def _dilate(grids: Tensor) -> Tensor:
+    """Maximum of every voxel and its six neighbours, in each grid of [G, X, Y, Z]."""
+    wider = grids.clone()
+    for axis in (1, 2, 3):
+        pairs = grids.shape[axis] - 1
+        below, above = wider.narrow(axis, 0, pairs), wider.narrow(axis, 1, pairs)
+        torch.maximum(below, grids.narrow(axis, 1, pairs), out=below)
+        torch.maximum(above, grids.narrow(axis, 0, pairs), out=above)
+    return wider
+
+
+def _count_votes(instance_grid: Tensor, voxels: Tensor, objects: int, radius: int) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of ``voxels`` (flat indices) and the votes there for every id, int64 [block, I + 1]; id 0 is no vote."""
+    padded = F.pad(instance_grid.to(torch.int32), (radius,) * 6)
+    y_stride, z_stride = padded.shape[1] * padded.shape[2], padded.shape[2]
+    x, y, z = torch.unravel_index(voxels, instance_grid.shape)
+    corner = (x * y_stride + y * z_stride + z).to(torch.int32)  # of the box around the ball
+    x, y, z = _ball(radius, padded.device).nonzero(as_tuple=True)
+    offsets = (x * y_stride + y * z_stride + z).to(torch.int32)
+    size = max(1, _BLOCK // max(len(offsets), objects + 1))
+    rows = torch.arange(size, dtype=torch.int32, device=padded.device)[:, None] * (objects + 1)
+    for start in range(0, len(voxels), size):
+        block = slice(start, start + size)
+        cells = corner[block, None] + offsets
+        counters = padded.view(-1).index_select(0, cells.flatten()).view_as(cells) + rows[: len(cells)]
+        votes = torch.bincount(counters.flatten(), minlength=len(cells) * (objects + 1))
+        yield block, votes.view(-1, objects + 1)
+
+
+def _decide(votes: Tensor, own: Tensor, labels: Tensor, object_classes: Tensor | None) -> Tensor:
+    """Winning id of V voxels, int64, 0 without a vote; votes [V, I + 1], their own ids and labels [V]."""
+    ids = torch.arange(votes.shape[1], device=votes.device)
+    votes = votes * (ids > 0)
+    if object_classes is not None:
+        votes = votes * (_class_of(object_classes) == labels[:, None])
+    # Votes, then whether the voxel has the id already, then the lower id: no two ids are equally good.
+    winner = ((2 * votes + (ids == own[:, None])) * len(ids) - ids).argmax(dim=1)
+    return torch.where(votes.gather(1, winner[:, None])[:, 0] > 0, winner, 0)
+
+
+def _class_of(object_classes: Tensor) -> Tensor:
+    """Class by id, [I + 1], -1 for "no object"."""
+    return F.pad(object_classes.long(), (1, 0), value=-1)
+
+
+def _apply(semantics: Tensor, id_type: torch.dtype, thing: Tensor, winner: Tensor, free: int) -> PanopticVote:
+    instances = torch.where(thing, winner, 0)
+    return PanopticVote(semantics.masked_fill(thing & (instances == 0), free), instances.to(id_type))
 
 
 def _ball(radius: int, device: torch.device) -> Tensor:
-    """1 within Manhattan distance ``radius`` of the centre, float32 [2r + 1, 2r + 1, 2r + 1]."""
+    """What lies within Manhattan distance ``radius`` of the centre, bool [2r + 1, 2r + 1, 2r + 1]."""
     axis = torch.arange(-radius, radius + 1, device=device).abs()
-    return (axis[:, None, None] + axis[:, None] + axis <= radius).float()
+    return axis[:, None, None] + axis[:, None] + axis <= radius
 
 
-def _check(semantics: Tensor, instance_grid: Tensor, radius: int, object_classes: Tensor | None) -> None:
-    if semantics.ndim != 3 or semantics.shape != instance_grid.shape:
+def _check(semantics: Tensor, instance_grid: Tensor, radius: int, object_classes: Tensor | None) -> int:
+    """Number of objects; raises if anything does not fit."""
+    if semantics.ndim != 3 or semantics.shape != instance_grid.shape or not semantics.numel():
         raise InvalidInputError(
             f"panoptic vote: expected labels and ids [X, Y, Z], got {tuple(semantics.shape)} and "
             f"{tuple(instance_grid.shape)}"
         )
     for name, grid in (("labels", semantics), ("ids", instance_grid)):
-        if grid.is_floating_point() or grid.dtype == torch.bool:
-            raise InvalidInputError(f"panoptic vote: {name} must be integers, got {grid.dtype}")
+        if grid.dtype not in _INTEGERS:
+            raise InvalidInputError(f"panoptic vote: {name} must be signed integers or uint8, got {grid.dtype}")
     if radius < 0:
         raise InvalidInputError(f"panoptic vote: radius must not be negative, got {radius}")
-    if instance_grid.numel():
-        lowest, highest = (int(v) for v in torch.stack(torch.aminmax(instance_grid)).tolist())
-        if lowest < 0 or highest > MAXIMUM_ID:
-            raise InvalidInputError(f"panoptic vote: ids must be in [0, {MAXIMUM_ID}], got {lowest}..{highest}")
-        if object_classes is not None and highest > len(object_classes):
-            raise InvalidInputError(f"panoptic vote: id {highest} but classes of {len(object_classes)} objects")
+    lowest, highest = (int(v) for v in torch.stack(torch.aminmax(instance_grid)).tolist())
+    if lowest < 0 or highest > MAXIMUM_ID:
+        raise InvalidInputError(f"panoptic vote: ids must be in [0, {MAXIMUM_ID}], got {lowest}..{highest}")
+    if object_classes is None:
+        return highest
+    if highest > len(object_classes):
+        raise InvalidInputError(f"panoptic vote: id {highest}, but classes of {len(object_classes)} objects")
+    return len(object_classes)
