@@ -86,6 +86,8 @@ class Nano(nn.Module):
         current = self.sensor_fusion(torch.cat([from_cameras, from_lidar], dim=1))
         # Together with what the frame before knew, moved into this frame.
         previous = self.previous_maps(inputs, state, current)
+        if previous:  # looked at before a fused ReLU can hide what is wrong with it
+            observe("history", previous[0])
         fused = self.temporal_fusion(torch.cat([current, previous[0]], dim=1) if previous else current)
         observe("fused", fused)
         stage1 = self.bev_stage1(fused)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +44,7 @@ def sensor_tensors(
         device: where to.
         grid_from_anchor: float64 [4, 4], if the grid is not the ego frame at the anchor stamp (training labels).
     """
+    inputs = _with_finite_points(inputs)
     cameras, depth = _no_cameras(device), torch.zeros(1, 0, 1, 1, dtype=torch.int64, device=device)
     if any(inputs.present):
         poses = camera_poses(inputs)
@@ -58,7 +60,7 @@ def sensor_tensors(
 def lidar_occupancy(
     inputs: ModelInput, config: NanoConfig, own_vehicle: OwnVehicle, grid_from_anchor: np.ndarray | None = None
 ) -> Tensor:
-    """Voxels of the grid that hold a return of the newest sweep, bool [X, Y, Z]; non-finite points are left out."""
+    """Voxels of the grid that hold a return of the newest sweep, bool [X, Y, Z]."""
     grid = VoxelGrid(config.grid_origin, config.voxel_size, config.grid_size)
     occupied = torch.zeros(grid.num_voxels, dtype=torch.bool)
     if inputs.frame.lidar:
@@ -66,14 +68,25 @@ def lidar_occupancy(
         anchor_from_lidar = sweep.ego_from_lidar
         if frame.odom_from_ego is not None and sweep.odom_from_ego is not None:
             anchor_from_lidar = inverse(frame.odom_from_ego) @ sweep.odom_from_ego @ sweep.ego_from_lidar
-        points = sweep.points[np.isfinite(sweep.points[:, :3]).all(axis=1), :3].astype(np.float64)
-        points = transform_points(anchor_from_lidar, points)
+        points = transform_points(anchor_from_lidar, sweep.points[:, :3].astype(np.float64))
         points = points[~own_vehicle.contains(points)]
         if grid_from_anchor is not None:
             points = transform_points(grid_from_anchor, points)
         cells, inside = grid.cells_of(points)
         occupied[torch.from_numpy(grid.linear_index(cells[inside]))] = True
     return occupied.view(config.grid_size)
+
+
+def _with_finite_points(inputs: ModelInput) -> ModelInput:
+    """The frame without LiDAR points that are NaN or infinite."""
+    if not inputs.frame.lidar:
+        return inputs
+    sweep = inputs.frame.lidar[-1]
+    finite = np.isfinite(sweep.points[:, :3]).all(axis=1)
+    if finite.all():
+        return inputs
+    kept = replace(sweep, points=sweep.points[finite], offsets_s=None)
+    return replace(inputs, frame=replace(inputs.frame, lidar=(kept,)))
 
 
 def _no_cameras(device: torch.device) -> CameraTensors:
