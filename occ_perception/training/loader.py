@@ -206,6 +206,7 @@ class BatchLoader:
         loader = DataLoader(
             _Portions(self._preparer, order, first, count),
             batch_size=None,
+            collate_fn=_unchanged,
             num_workers=workers,
             prefetch_factor=self._settings.prefetch if workers else None,
             pin_memory=self._pin_memory,
@@ -244,6 +245,11 @@ class BatchLoader:
                 f"{self.damaged} batches with damaged frames, loader.max_damaged is {self._settings.max_damaged}; "
                 f"the last: {damages[0]}"
             )
+
+
+def _unchanged(batch: Batch) -> Batch:
+    """Instead of PyTorch's conversion, which makes lists of tuples."""
+    return batch
 
 
 def is_worker_death(error: BaseException) -> bool:
