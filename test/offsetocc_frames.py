@@ -1,4 +1,4 @@
-"""A small world for OffsetOcc: a floor, a wall and a few objects between two cameras, on a grid of 24 x 24 x 8 voxels."""
+"""A small world for OffsetOcc: a floor and a few objects between two cameras, on a grid of 24 x 24 x 8 voxels."""
 
 import dataclasses
 from pathlib import Path

@@ -10,6 +10,9 @@ from torch import Tensor
 from occ_perception.geometry import VoxelGrid
 from occ_perception.layers.object_module import ObjectModule, ObjectPredictions
 
+_BLOCK = 2**14
+"""Cells that are compared at a time."""
+
 
 class FoundObjects(NamedTuple):
     """The n objects of one sample, best first: object i has id i + 1."""
@@ -77,10 +80,12 @@ def is_covered(cells: Tensor, classes: Tensor, share: float) -> Tensor:
     count = len(cells)
     rows, columns = (cells >= 0).nonzero(as_tuple=True)
     _, cell = cells[rows, columns].unique(return_inverse=True)
-    pairs = torch.stack([rows, cell]).unique(dim=1)
-    width = int(pairs[1].max()) + 1 if pairs.shape[1] else 1
-    members = torch.sparse_coo_tensor(pairs, torch.ones(pairs.shape[1], device=cells.device), (count, width))
-    common = torch.sparse.mm(members, members.t()).to_dense()
+    common = torch.zeros(count, count, device=cells.device)
+    for first in range(0, int(cell.max()) + 1 if len(cell) else 0, _BLOCK):
+        block = (cell >= first) & (cell < first + _BLOCK)
+        members = torch.zeros(count, _BLOCK, device=cells.device)
+        members[rows[block], cell[block] - first] = 1
+        common += members @ members.T
     sizes = common.diagonal().clamp(min=1)
     better = torch.ones(count, count, dtype=torch.bool, device=cells.device).tril(diagonal=-1)
     rivals = better & (classes[:, None] == classes)
