@@ -14,7 +14,7 @@ from occ_perception.geometry import CameraRig, PinholeCamera, VoxelGrid, inverse
 from occ_perception.ops.ray_traversal import last_beam_through
 
 _BEYOND_M = 500.0  # depth at which beams into the sky end: outside any grid
-_SPACING_RAD = 0.009  # between beams: a voxel at 45 m
+_SPACING_RAD = 0.011  # between beams: a voxel at 36 m
 _SURFACE_M, _SURFACE_SHARE = 0.2, 0.98  # a point so little behind a surface is on it
 
 
@@ -82,7 +82,7 @@ class CameraViews:
 
 
 def _image_beams(camera: PinholeCamera, depth: np.ndarray, world_from_camera: np.ndarray) -> Beams:
-    stride = max(int(camera.intrinsics[0, 0] * _SPACING_RAD), 1)
+    stride = max(round(camera.intrinsics[0, 0] * _SPACING_RAD), 1)
     first = stride // 2
     depth = depth[first::stride, first::stride].astype(np.float64).ravel()
     v, u = np.mgrid[first : camera.height : stride, first : camera.width : stride] + 0.5

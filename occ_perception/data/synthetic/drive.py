@@ -200,13 +200,13 @@ class CityDrive:
             time_s,
             surface_returns(exact, time_s, self.scene, self.ego_from_lidar),
             CameraViews(self.rig, rendered, poses),
-            self._lidar_beams(stamp_ns),
+            self.lidar_beams_around(stamp_ns),
             stamp_ns,
         )
         shots = self._shots(stamp_ns, rendered)
         return CityKeyframe(self._frame(stamp_ns, shots, scan), shots, rendered, scan, truth)
 
-    def _lidar_beams(self, stamp_ns: int) -> Beams:
+    def lidar_beams_around(self, stamp_ns: int) -> Beams:
         """Of the keyframe's sweep and its neighbours', as Occ3D looks through several sweeps.
 
         What moves was elsewhere in the neighbours' sweeps, so it counts as seen only in the keyframe's own.

@@ -18,13 +18,11 @@ from occ_perception.data.labels import GridLabel
 from occ_perception.data.synthetic.beams import Beams, CameraViews, seen_voxels
 from occ_perception.data.synthetic.lidar import LidarScan
 from occ_perception.data.synthetic.scene import Actor, Scene
-from occ_perception.data.synthetic.surface import Samples, solid_points, thinned, triangle_points
+from occ_perception.data.synthetic.static_samples import PITCH_M, StaticSamples
+from occ_perception.data.synthetic.surface import Samples, solid_points
 from occ_perception.geometry import OCC3D_GRID, VoxelGrid, inverse, transform_points
 from occ_perception.ontology import FREE, OCC3D
 
-PITCH_M = 0.15
-"""Samples of a surface are at most this far apart: a third of a voxel."""
-_TILE_M = 8.0
 _FLAT = tuple(OCC3D.id_of(name) for name in ("driveable_surface", "other_flat", "sidewalk", "terrain"))
 _WEIGHTS = np.full(OCC3D.num_classes, 2, np.int64)
 _WEIGHTS[list(_FLAT)] = 1
@@ -59,7 +57,7 @@ class SceneLabels:
 
     def __init__(self, scene: Scene, grid: VoxelGrid = OCC3D_GRID) -> None:
         self.scene, self.grid = scene, grid
-        self._static = _StaticSamples(scene, grid)
+        self._static = StaticSamples(scene, grid)
         self._solids = {actor.instance_id: _solid_samples(actor) for actor in scene.actors}
         self._reach = {actor.instance_id: float(np.linalg.norm(actor.size)) / 2 for actor in scene.actors}
 
@@ -149,65 +147,6 @@ def surface_returns(scan: LidarScan, time_s: float, scene: Scene, ego_from_lidar
     return Samples(np.ascontiguousarray(points.T, np.float32), scan.class_ids, scan.instances)
 
 
-class _StaticSamples:
-    """Samples of what stands still, sorted by square tiles of the ground, so that those near a place are few slices."""
-
-    def __init__(self, scene: Scene, grid: VoxelGrid) -> None:
-        self._reach = float(np.abs([grid.lower[:2], grid.upper[:2]]).max()) * np.sqrt(2)
-        corners = scene.static.corners()
-        path = scene.ego.poses(np.arange(0.0, scene.duration_s + 0.5, 0.5))[:, :3, 3]
-        chosen = np.flatnonzero(self._may_matter(corners, path, grid))
-        points, owner = triangle_points(corners[chosen], PITCH_M)
-        class_ids = scene.static.class_ids[chosen[owner]]
-        kept = np.flatnonzero(self._is_near(points, path, grid))
-        kept = kept[thinned(points[kept], class_ids[kept], PITCH_M * 0.6)]
-        points, class_ids = points[kept], class_ids[kept]
-        self._lower = points[:, :2].min(axis=0, initial=0.0)
-        tiles = np.floor((points[:, :2] - self._lower) / _TILE_M).astype(np.int64)
-        self._tiles = tiles.max(axis=0, initial=0) + 1
-        key = tiles[:, 0] * self._tiles[1] + tiles[:, 1]
-        order = np.argsort(key, kind="stable")
-        self._starts = np.searchsorted(key[order], np.arange(self._tiles.prod() + 1))
-        self._samples = Samples(
-            np.ascontiguousarray(points[order].T), class_ids[order], np.zeros(len(order), np.uint16)
-        )
-
-    def near(self, position: np.ndarray) -> Samples:
-        """Samples of all tiles that the grid around a position [3] can touch."""
-        first, last = (
-            np.clip(np.floor((position[:2] + sign * self._reach - self._lower) / _TILE_M), 0, self._tiles - 1)
-            for sign in (-1, 1)
-        )
-        rows = np.arange(first[0], last[0] + 1, dtype=np.int64) * self._tiles[1]
-        return Samples.joined(
-            [
-                self._samples.take(slice(self._starts[row + int(first[1])], self._starts[row + int(last[1]) + 1]))
-                for row in rows
-            ]
-        )
-
-    def _may_matter(self, corners: np.ndarray, path: np.ndarray, grid: VoxelGrid) -> np.ndarray:
-        """Triangles that can have a part in a grid on the path, bool [F]."""
-        lower, upper = corners.min(axis=1), corners.max(axis=1)
-        path_lower, path_upper = path.min(axis=0), path.max(axis=0)
-        level = np.array([self._reach, self._reach])
-        beside = (upper[:, :2] < path_lower[:2] - level) | (lower[:, :2] > path_upper[:2] + level)
-        above_or_below = (lower[:, 2] > path_upper[2] + grid.upper[2]) | (upper[:, 2] < path_lower[2] + grid.lower[2])
-        return ~(beside.any(axis=1) | above_or_below)
-
-    def _is_near(self, points: np.ndarray, path: np.ndarray, grid: VoxelGrid) -> np.ndarray:
-        """Points that can be in a grid on the path, bool [N], decided per metre of the ground."""
-        near = (points[:, 2] > path[:, 2].min() + grid.lower[2]) & (points[:, 2] < path[:, 2].max() + grid.upper[2])
-        lower = points[:, :2].min(axis=0, initial=0.0)
-        square = np.floor(points[:, :2] - lower).astype(np.int64)
-        size = square.max(axis=0, initial=0) + 1
-        centers = np.stack(np.meshgrid(*(np.arange(n) + 0.5 for n in size), indexing="ij"), -1) + lower
-        reached = np.zeros(tuple(size), bool)
-        for position in path:
-            reached |= np.hypot(*np.moveaxis(centers - position[:2], -1, 0)) < self._reach + 5.0
-        return near & reached[tuple(square.T)]
-
-
 def _solid_samples(actor: Actor) -> Samples:
     """Samples of an object in its own frame."""
     points, class_ids = solid_points(actor.mesh, PITCH_M)
@@ -239,11 +178,8 @@ def _counted(parts: list[tuple[Samples, np.ndarray]], grid: VoxelGrid) -> _Count
         parts: samples, and the transform that takes them into the grid's frame.
         grid: the grid.
     """
-    scaled, kept = zip(
-        *(_inside(samples, grid_from_samples, grid) for samples, grid_from_samples in parts), strict=True
-    )
-    places, samples = np.concatenate(scaled, axis=1), Samples.joined(list(kept))
-    x, y, z = places.astype(np.int64)
+    samples = Samples.joined([_in_voxels(samples, grid_from_samples, grid) for samples, grid_from_samples in parts])
+    x, y, z = samples.points.astype(np.int32)
     voxel = (x * grid.size[1] + y) * grid.size[2] + z
     sample_in = np.full(grid.num_voxels, -1, np.int32)
     sample_in[voxel] = np.arange(len(voxel), dtype=np.int32)
@@ -257,19 +193,20 @@ def _counted(parts: list[tuple[Samples, np.ndarray]], grid: VoxelGrid) -> _Count
     objects = np.flatnonzero((samples.instances > 0) & (samples.class_ids == winners[rows]))
     instances = np.zeros(grid.num_voxels, np.uint16)
     instances[occupied] = _most_frequent(rows[objects], samples.instances[objects], len(occupied))
-    points = places[:, sample_in[occupied]].T * np.float32(grid.voxel_size) + grid.lower.astype(np.float32)
+    points = samples.points[:, sample_in[occupied]].T * np.float32(grid.voxel_size) + grid.lower.astype(np.float32)
     return _Counted(semantics.reshape(grid.size), instances.reshape(grid.size), occupied, points)
 
 
-def _inside(samples: Samples, grid_from_samples: np.ndarray, grid: VoxelGrid) -> tuple[np.ndarray, Samples]:
-    """Samples inside the grid: where they are, float32 [3, M], voxels from its lower corner; and they themselves."""
+def _in_voxels(samples: Samples, grid_from_samples: np.ndarray, grid: VoxelGrid) -> Samples:
+    """The samples that are inside the grid, in voxels from its lower corner."""
     scaled = (grid_from_samples[:3, :3] / grid.voxel_size).astype(np.float32) @ samples.points
     scaled += ((grid_from_samples[:3, 3] - grid.lower) / grid.voxel_size).astype(np.float32)[:, None]
     inside = np.ones(scaled.shape[1], bool)
     for row, size in zip(scaled, grid.size, strict=True):
         inside &= row >= 0
         inside &= row < size
-    return scaled[:, inside], samples.take(inside)
+    inside = np.flatnonzero(inside)
+    return Samples(scaled[:, inside], samples.class_ids[inside], samples.instances[inside])
 
 
 def _most_frequent(rows: np.ndarray, ids: np.ndarray, count: int) -> np.ndarray:
