@@ -77,6 +77,19 @@ def test_wall_passing_the_camera():
     assert 0 < np.isinf(expected).mean() < 1
 
 
+def test_nothing_nearer_than_five_centimetres_is_drawn():
+    """A plate 1 cm below the camera: steep pixels look through its near part."""
+    image = picture([quads([[[-1, -1, 1.49], [1, -1, 1.49], [1, 1, 1.49], [-1, 1, 1.49]]], MANMADE)])
+    slope = -pixel_rays(camera())[..., 2]
+    with np.errstate(divide="ignore"):
+        expected = np.where(slope > 0, 0.01 / slope, np.inf)
+    hidden = expected < 0.05
+    assert hidden.any()
+    assert np.isinf(image.depth[hidden]).all()
+    shown = (expected > 0.0501) & (expected < 0.5)
+    np.testing.assert_allclose(image.depth[shown], expected[shown], rtol=1e-3)
+
+
 def test_box_covers_exactly_the_pixels_whose_middles_it_covers():
     image = picture([box((12, 0.3, 1.4), (4, 3, 2), MANMADE)])
     rays = pixel_rays(camera())

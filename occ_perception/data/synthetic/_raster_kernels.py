@@ -23,6 +23,27 @@ SLACK = wp.constant(1.0e-3)  # pixels by which edges are moved out, so that roun
 
 
 @wp.struct
+class Triangles:
+    """`SceneBuffers`."""
+
+    corners: wp.array[wp.vec3]
+    radii: wp.array[wp.float32]
+    bodies: wp.array[wp.int32]
+
+
+@wp.struct
+class ViewTable:
+    """`Views`."""
+
+    view_from_body: wp.array2d[wp.mat44]
+    pixel_from_ray: wp.array[wp.mat33]
+    ray_from_pixel: wp.array[wp.mat33]
+    borders: wp.array2d[wp.vec4]
+    layout: wp.array[wp.vec3i]
+    orthographic: wp.bool
+
+
+@wp.struct
 class Footprint:
     """A triangle as a view sees it; linear functions of the pixel are (a, b, c): a u + b v + c."""
 
@@ -67,53 +88,50 @@ def edge(start: wp.vec3, end: wp.vec3, sign: float, pixel_to_ray: wp.mat33) -> w
 
 
 @wp.func
-def footprint(
-    p0: wp.vec3,
-    p1: wp.vec3,
-    p2: wp.vec3,
-    pixel_from_ray: wp.mat33,
-    ray_from_pixel: wp.mat33,
-    size: wp.vec3i,
-    orthographic: wp.bool,
-) -> Footprint:
-    """What a view sees of a triangle given in its frame."""
-    seen = Footprint()
-    nearest = wp.min(p0[2], wp.min(p1[2], p2[2]))
-    farthest = wp.max(p0[2], wp.max(p1[2], p2[2]))
-    if farthest < NEAR:
-        return seen
-    normal = wp.cross(p1 - p0, p2 - p0)
-    offset = wp.dot(normal, p0)
-    h0 = p0
-    h1 = p1
-    h2 = p2
-    if orthographic:
-        h0 = wp.vec3(p0[0], p0[1], 1.0)
-        h1 = wp.vec3(p1[0], p1[1], 1.0)
-        h2 = wp.vec3(p2[0], p2[1], 1.0)
+def boxed(p0: wp.vec3, p1: wp.vec3, p2: wp.vec3, pixel_from_ray: wp.mat33, size: wp.vec3i) -> Footprint:
+    """The box of the pixels whose middles a triangle in homogeneous coordinates can cover; the rest is still empty."""
     box = wp.vec4(1.0e9, 1.0e9, -1.0e9, -1.0e9)
-    box = grow_by_edge(box, h0, h1, pixel_from_ray)
-    box = grow_by_edge(box, h1, h2, pixel_from_ray)
-    box = grow_by_edge(box, h2, h0, pixel_from_ray)
+    box = grow_by_edge(box, p0, p1, pixel_from_ray)
+    box = grow_by_edge(box, p1, p2, pixel_from_ray)
+    box = grow_by_edge(box, p2, p0, pixel_from_ray)
+    seen = Footprint()
     seen.left = wp.int32(wp.ceil(wp.clamp(box[0], 0.0, float(size[0])) - 0.5 - SLACK))
     seen.top = wp.int32(wp.ceil(wp.clamp(box[1], 0.0, float(size[1])) - 0.5 - SLACK))
     seen.right = wp.int32(wp.floor(wp.clamp(box[2], 0.0, float(size[0])) + 0.5 + SLACK))
     seen.bottom = wp.int32(wp.floor(wp.clamp(box[3], 0.0, float(size[1])) + 0.5 + SLACK))
+    return seen
+
+
+@wp.func
+def footprint(p0: wp.vec3, p1: wp.vec3, p2: wp.vec3, view: int, views: ViewTable) -> Footprint:
+    """What a view sees of a triangle given in its frame."""
+    h0 = p0
+    h1 = p1
+    h2 = p2
+    if views.orthographic:
+        h0 = wp.vec3(p0[0], p0[1], 1.0)
+        h1 = wp.vec3(p1[0], p1[1], 1.0)
+        h2 = wp.vec3(p2[0], p2[1], 1.0)
+    seen = boxed(h0, h1, h2, views.pixel_from_ray[view], views.layout[view])
+    normal = wp.cross(p1 - p0, p2 - p0)
+    offset = wp.dot(normal, p0)
     determinant = offset
-    if orthographic:
+    if views.orthographic:
         determinant = normal[2]
     if seen.right <= seen.left or seen.bottom <= seen.top or determinant == 0.0:
         seen.right = seen.left
         return seen
-    pixel_to_ray = wp.transpose(ray_from_pixel)
+    pixel_to_ray = wp.transpose(views.ray_from_pixel[view])
     sign = wp.sign(determinant)
     seen.edge0 = edge(h1, h2, sign, pixel_to_ray)
     seen.edge1 = edge(h2, h0, sign, pixel_to_ray)
     seen.edge2 = edge(h0, h1, sign, pixel_to_ray)
-    if orthographic:
+    nearest = wp.min(p0[2], wp.min(p1[2], p2[2]))
+    farthest = wp.max(p0[2], wp.max(p1[2], p2[2]))
+    if views.orthographic:
         seen.depth = pixel_to_ray * (wp.vec3(-normal[0], -normal[1], offset) / determinant)
         seen.lowest = wp.max(nearest, 0.0)
-        seen.highest = farthest
+        seen.highest = wp.max(farthest, 0.0)
     else:
         seen.depth = pixel_to_ray * (normal / determinant)
         seen.lowest = 1.0 / farthest
@@ -162,71 +180,52 @@ def fill_row(
 
 
 @wp.func
-def see(
-    view: int,
-    triangle: int,
-    corners: wp.array[wp.vec3],
-    bodies: wp.array[wp.int32],
-    view_from_body: wp.array2d[wp.mat44],
-    pixel_from_ray: wp.array[wp.mat33],
-    ray_from_pixel: wp.array[wp.mat33],
-    sizes: wp.array[wp.vec3i],
-    orthographic: wp.bool,
-) -> Footprint:
-    pose = view_from_body[view, bodies[triangle]]
-    p0 = wp.transform_point(pose, corners[3 * triangle])
-    p1 = wp.transform_point(pose, corners[3 * triangle + 1])
-    p2 = wp.transform_point(pose, corners[3 * triangle + 2])
-    return footprint(p0, p1, p2, pixel_from_ray[view], ray_from_pixel[view], sizes[view], orthographic)
+def see(view: int, triangle: int, triangles: Triangles, views: ViewTable) -> Footprint:
+    """What a view sees of a triangle of the scene."""
+    pose = views.view_from_body[view, triangles.bodies[triangle]]
+    p0 = wp.transform_point(pose, triangles.corners[3 * triangle])
+    p1 = wp.transform_point(pose, triangles.corners[3 * triangle + 1])
+    p2 = wp.transform_point(pose, triangles.corners[3 * triangle + 2])
+    return footprint(p0, p1, p2, view, views)
 
 
 @wp.func
-def outside(view: int, point: wp.vec3, radius: float, borders: wp.array2d[wp.vec4]) -> wp.bool:
-    """Whether a sphere in a view's frame lies beyond one of the planes that bound what the view sees."""
-    for i in range(borders.shape[1]):
-        border = borders[view, i]
-        if border[0] * point[0] + border[1] * point[1] + border[2] * point[2] + border[3] < -radius:
+def outside(view: int, triangle: int, triangles: Triangles, views: ViewTable) -> wp.bool:
+    """Whether a triangle surely lies beyond one of the planes that bound what a view sees."""
+    pose = views.view_from_body[view, triangles.bodies[triangle]]
+    point = wp.transform_point(pose, triangles.corners[3 * triangle])
+    for i in range(views.borders.shape[1]):
+        border = views.borders[view, i]
+        distance = border[0] * point[0] + border[1] * point[1] + border[2] * point[2] + border[3]
+        if distance < -triangles.radii[triangle]:
             return True
     return False
 
 
 @wp.kernel
 def draw_small(
-    radii: wp.array[wp.float32],
-    borders: wp.array2d[wp.vec4],
-    corners: wp.array[wp.vec3],
-    bodies: wp.array[wp.int32],
-    view_from_body: wp.array2d[wp.mat44],
-    pixel_from_ray: wp.array[wp.mat33],
-    ray_from_pixel: wp.array[wp.mat33],
-    sizes: wp.array[wp.vec3i],
-    orthographic: wp.bool,
+    triangles: Triangles,
+    views: ViewTable,
     keys: wp.array[wp.int64],
     large: wp.array[wp.vec2i],
     large_count: wp.array[wp.int32],
 ) -> None:
     """Launched over [views, triangles]: draws what is small in its view, notes (view, triangle) of what is large."""
     view, triangle = wp.tid()
-    first = wp.transform_point(view_from_body[view, bodies[triangle]], corners[3 * triangle])
-    if outside(view, first, radii[triangle], borders):
+    if outside(view, triangle, triangles, views):
         return
-    seen = see(view, triangle, corners, bodies, view_from_body, pixel_from_ray, ray_from_pixel, sizes, orthographic)
+    seen = see(view, triangle, triangles, views)
     if (seen.right - seen.left) * (seen.bottom - seen.top) > LARGE:
         large[wp.atomic_add(large_count, 0, 1)] = wp.vec2i(view, triangle)
     else:
         for row in range(seen.top, seen.bottom):
-            fill_row(seen, row, triangle, sizes[view], orthographic, keys)
+            fill_row(seen, row, triangle, views.layout[view], views.orthographic, keys)
 
 
 @wp.kernel
 def draw_large(
-    corners: wp.array[wp.vec3],
-    bodies: wp.array[wp.int32],
-    view_from_body: wp.array2d[wp.mat44],
-    pixel_from_ray: wp.array[wp.mat33],
-    ray_from_pixel: wp.array[wp.mat33],
-    sizes: wp.array[wp.vec3i],
-    orthographic: wp.bool,
+    triangles: Triangles,
+    views: ViewTable,
     keys: wp.array[wp.int64],
     large: wp.array[wp.vec2i],
     large_count: wp.array[wp.int32],
@@ -240,6 +239,6 @@ def draw_large(
     for item in range(worker, large_count[0], workers):
         view = large[item][0]
         triangle = large[item][1]
-        seen = see(view, triangle, corners, bodies, view_from_body, pixel_from_ray, ray_from_pixel, sizes, orthographic)
+        seen = see(view, triangle, triangles, views)
         for row in range(seen.top + part, seen.bottom, PARTS):
-            fill_row(seen, row, triangle, sizes[view], orthographic, keys)
+            fill_row(seen, row, triangle, views.layout[view], views.orthographic, keys)

@@ -88,7 +88,7 @@ def noise_mix(u: float, v: float, scale: float, pixel: float) -> float:
 
 @wp.func
 def leaves_mix(u: float, v: float, scale: float, pixel: float) -> float:
-    """Share of the second colour: clumps with hard-edged leaves in them."""
+    """Share of the second colour: clumps, hard-edged leaves in them, and finer ones in those."""
     mix = 0.45
     coarse = detail(4.0 * scale, pixel)
     if coarse > 0.0:
@@ -96,7 +96,11 @@ def leaves_mix(u: float, v: float, scale: float, pixel: float) -> float:
     fine = detail(scale, pixel)
     if fine > 0.0:
         leaf = smooth_noise((u + 0.4 * v) / scale, (v - 0.4 * u) / scale)
-        mix = mix + fine * 0.9 * (wp.smoothstep(0.4, 0.6, leaf) - 0.5)
+        mix = mix + fine * 0.7 * (wp.smoothstep(0.4, 0.6, leaf) - 0.5)
+    finest = detail(0.25 * scale, pixel)
+    if finest > 0.0:
+        blade = smooth_noise(4.0 * (u - 0.4 * v) / scale, 4.0 * (v + 0.4 * u) / scale)
+        mix = mix + finest * 0.6 * (wp.smoothstep(0.3, 0.7, blade) - 0.5)
     return wp.clamp(mix, 0.0, 1.0)
 
 
@@ -115,6 +119,12 @@ def bricks_mix(u: float, v: float, scale: float, pixel: float) -> float:
 def pane_share(u: float, v: float, scale: float, pixel: float) -> float:
     """Share of a pixel that shows window panes: 55 % of the width and 60 % of the height of every cell."""
     return band(u / scale + 0.775, 0.55, pixel / scale) * band(v / scale + 0.7, 0.6, pixel / scale)
+
+
+@wp.func
+def pane_random(u: float, v: float, scale: float) -> float:
+    """A random number of the pane that is next, 0..1."""
+    return cell_random(wp.int32(wp.floor(u / scale + 1.0)), wp.int32(wp.floor(v / scale + 0.9)) + 977)
 
 
 @wp.func

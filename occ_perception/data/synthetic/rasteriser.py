@@ -82,40 +82,39 @@ class Rasteriser:
     def __init__(self, buffers: SceneBuffers, device: str) -> None:
         self._buffers, self._device = buffers, device
         self._warp, self._kernels = load_warp(device), load_kernels("_raster_kernels", device)
+        self._triangles = self._kernels.Triangles()
+        for name in ("corners", "radii", "bodies"):
+            setattr(self._triangles, name, getattr(buffers, name))
         self._large, self._large_count = None, self._warp.zeros(1, dtype=self._warp.int32, device=device)
 
     def draw(self, views: Views) -> Visibility:
         """The nearest triangle of every pixel of every view."""
         warp, device = self._warp, self._device
         keys = warp.full(views.pixel_count(), value=self._kernels.EMPTY, dtype=warp.int64, device=device)
-        layout = warp.array(views.layout(), dtype=warp.vec3i, device=device)
-        ray_from_pixel = warp.array(
-            np.linalg.inv(views.pixel_from_ray).astype(np.float32), dtype=warp.mat33, device=device
-        )
         count = len(views.sizes) * self._buffers.count
         if self._large is None or len(self._large) < count:
             self._large = warp.empty(count, dtype=warp.vec2i, device=device)  # room for every triangle in every view
         self._large_count.zero_()
-        inputs = [
-            self._buffers.corners,
-            self._buffers.bodies,
-            warp.array(views.view_from_body.astype(np.float32), dtype=warp.mat44, device=device),
-            warp.array(views.pixel_from_ray.astype(np.float32), dtype=warp.mat33, device=device),
-            ray_from_pixel,
-            layout,
-            views.orthographic,
-            keys,
-            self._large,
-            self._large_count,
-        ]
-        borders = warp.array(views.borders().astype(np.float32), dtype=warp.vec4, device=device)
-        warp.launch(
-            self._kernels.draw_small,
-            dim=(len(views.sizes), self._buffers.count),
-            inputs=[self._buffers.radii, borders, *inputs],
-            device=device,
-        )
+        table = self._upload(views)
+        inputs = [self._triangles, table, keys, self._large, self._large_count]
+        dim = (len(views.sizes), self._buffers.count)
+        warp.launch(self._kernels.draw_small, dim=dim, inputs=inputs, device=device)
         workers = 1 if device == "cpu" else _WORKERS_ON_GPU
         dim = (workers, int(self._kernels.PARTS))
         warp.launch(self._kernels.draw_large, dim=dim, inputs=[*inputs, workers], device=device)
-        return Visibility(keys, layout, ray_from_pixel)
+        return Visibility(keys, table.layout, table.ray_from_pixel)
+
+    def _upload(self, views: Views) -> Any:
+        """The kernels' `ViewTable`."""
+
+        def upload(values: np.ndarray, dtype: Any) -> Any:
+            return self._warp.array(values.astype(np.float32), dtype=dtype, device=self._device)
+
+        table = self._kernels.ViewTable()
+        table.view_from_body = upload(views.view_from_body, self._warp.mat44)
+        table.pixel_from_ray = upload(views.pixel_from_ray, self._warp.mat33)
+        table.ray_from_pixel = upload(np.linalg.inv(views.pixel_from_ray), self._warp.mat33)
+        table.borders = upload(views.borders(), self._warp.vec4)
+        table.layout = self._warp.array(views.layout(), dtype=self._warp.vec3i, device=self._device)
+        table.orthographic = views.orthographic
+        return table

@@ -94,23 +94,17 @@ class Shading:
             image_layout: `Views.layout` of the images, Warp vec3i [V].
             sizes: (width, height) of every image.
         """
-        warp, device, buffers = self._warp, self._device, self._buffers
+        warp, device = self._warp, self._device
         pixels = [width * height for width, height in sizes]
         image = warp.empty((sum(pixels), 3), dtype=warp.uint8, device=device)
         inputs = [
             seen.keys,
             seen.layout,
             seen.ray_from_pixel,
-            buffers.corners,
-            buffers.bodies,
-            buffers.materials,
+            self._stage(moment),
             self._materials,
-            warp.array(moment.body_from_view.astype(np.float32), dtype=warp.mat44, device=device),
-            warp.array(moment.world_from_body.astype(np.float32), dtype=warp.mat44, device=device),
-            warp.array(moment.world_from_ego.astype(np.float32), dtype=warp.mat44, device=device),
-            shadows.keys,
-            warp.array(moment.seeds, dtype=warp.uint32, device=device),
             self._air(shadows),
+            shadows.keys,
             samples,
             image_layout,
             image,
@@ -128,7 +122,20 @@ class Shading:
         warp.launch(self._kernels.identify, dim=len(seen.keys), inputs=inputs, device=device)
         return depth, class_ids, instances
 
+    def _stage(self, moment: Moment) -> Any:
+        """The kernels' `Stage`."""
+        warp, device = self._warp, self._device
+        stage = self._kernels.Stage()
+        stage.corners, stage.bodies = self._buffers.corners, self._buffers.bodies
+        stage.triangle_materials = self._buffers.materials
+        for name in ("body_from_view", "world_from_body", "world_from_ego"):
+            poses = getattr(moment, name).astype(np.float32)
+            setattr(stage, name, warp.array(poses, dtype=warp.mat44, device=device))
+        stage.seeds = warp.array(moment.seeds, dtype=warp.uint32, device=device)
+        return stage
+
     def _air(self, shadows: ShadowMap) -> Any:
+        """The kernels' `Air`."""
         weather, warp = self._weather, self._warp
         air = self._kernels.Air()
         for name in ("sun_color", "sky_color", "horizon_color"):
