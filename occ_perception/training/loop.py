@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import time
@@ -25,7 +24,7 @@ from occ_perception.training.distributed import Ranks
 from occ_perception.training.guards import check_skipped_steps, explained_failures, stop_for_numbers
 from occ_perception.training.learner import Learner, NonFiniteStepError
 from occ_perception.training.loader import Batch, BatchLoader
-from occ_perception.training.model_card import export_weights, hardware
+from occ_perception.training.model_card import export_weights, git_commit, hardware
 from occ_perception.training.progress import Journal, Meter, line_text
 from occ_perception.training.settings import to_mapping
 from occ_perception.training.sources import OpenSource
@@ -99,6 +98,7 @@ class Trainer:
         self._begun = time.monotonic()
         self._saved_at, self._saved_iteration = time.monotonic(), -1
         self._stop = StopRequest()
+        self._commit = git_commit() if ranks.is_main else ""  # now: the checkout may change while the run goes on
         self._journal: Journal | None = None
 
     def resume(self) -> None:
@@ -269,7 +269,7 @@ class Trainer:
             "hardware": hardware(self.ranks),
             "configuration": self.effective,
         }
-        export_weights(self.folder / name, self.task.description, entries, json.loads(json.dumps(facts)))
+        export_weights(self.folder / name, self.task.description, entries, facts, self._commit)
 
 
 def effective_config(config: TrainingConfig, task: TrainingTask) -> dict[str, Any]:

@@ -25,7 +25,11 @@ from occ_perception.training.task import TaskDescription
 
 
 def export_weights(
-    path: Path, description: TaskDescription, entries: Mapping[str, Tensor], facts: Mapping[str, Any]
+    path: Path,
+    description: TaskDescription,
+    entries: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    commit: str = "unknown",
 ) -> dict[str, Any]:
     """Write the weights and, beside them, the card; returns the card.
 
@@ -35,6 +39,7 @@ def export_weights(
         path: ``.safetensors``.
         entries: of the network's ``state_dict``.
         facts: what the run adds to the card.
+        commit: of the code that trained, see `git_commit`.
 
     Raises:
         OSError: they cannot be written.
@@ -51,7 +56,7 @@ def export_weights(
         "parameters": sum(value.numel() for value in weights.values()),
         "weights_sha256": hashlib.sha256(data).hexdigest(),
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "software": {"occ_perception": __version__, "git_commit": git_commit(), "torch": torch.__version__},
+        "software": {"occ_perception": __version__, "git_commit": commit, "torch": torch.__version__},
     }
     write_whole(path, data)
     write_whole(card_path(path), (json.dumps(card, indent=2) + "\n").encode())
