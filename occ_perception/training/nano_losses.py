@@ -15,6 +15,8 @@ from occ_perception.training.nano_targets import IGNORE, NanoTargets
 
 _WEIGHTS = {"depth": 0.5, "flow": 0.1, "flow_bins": 0.1, "centres": 0.5, "offsets": 0.2, "dice": 1.0}
 _DICE_SMOOTHING = 1.0
+_CELL_SHARE = 0.2
+_RARE = 4.0  # times the weight of free: the things and "others"
 
 
 def nano_losses(
@@ -37,29 +39,52 @@ def nano_losses(
 
 
 def voxel_losses(output: NanoOutput, classes: Tensor, class_weight: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy and Dice over the labelled voxels; scores are made for those only."""
+    """Cross-entropy and Dice over the labelled voxels; scores are made only for the coarse cells that take part.
+
+    All cells with a class that is rare take part; of the others a random part stands for all, with as much more weight.
+    """
     if output.voxel_features is None:
         raise InvalidInputError("losses need the voxel features: a network prepared for inference cannot be trained")
-    labelled = (classes.flatten() != IGNORE).nonzero().squeeze(1)
-    if labelled.numel() == 0:
-        nothing = output.voxel_features.sum() * 0 + output.prototypes.sum() * 0
-        return {"classes": nothing, "dice": nothing}
-    features = output.voxel_features.flatten(0, 5).index_select(0, labelled)
-    logits = (features @ output.prototypes.to(features.dtype).T).float()
-    truth = classes.flatten().index_select(0, labelled).long()
-    cross_entropy = F.cross_entropy(logits, truth, class_weight)
-    return {"classes": cross_entropy, "dice": dice_loss(torch.softmax(logits, dim=1), truth)}
+    labels = classes.flatten(3).flatten(0, 2)  # [cells, 4 Z]
+    taken, stands_for = _sampled_cells(labels, class_weight)
+    # The view undoes the last step of ``Nano.voxel_features``: [cells, F, 4 Z], as the head wrote it.
+    features = output.voxel_features.movedim(-1, 3).flatten(4).flatten(0, 2).index_select(0, taken)
+    logits = torch.matmul(output.prototypes.to(features.dtype), features).float()  # [n, classes, 4 Z]
+    truth = labels.index_select(0, taken).long()
+    labelled = (truth != IGNORE) * stands_for[:, None]
+    truth = truth.clamp(max=len(class_weight) - 1)
+    log_probability = torch.log_softmax(logits, dim=1)
+    of_truth = log_probability.gather(1, truth[:, None]).squeeze(1)
+    weight = class_weight[truth] * labelled
+    cross_entropy = -(weight * of_truth).sum() / weight.sum().clamp(min=1.0)
+    return {"classes": cross_entropy, "dice": _dice_loss(log_probability.exp(), of_truth.exp(), truth, labelled)}
 
 
-def dice_loss(probability: Tensor, truth: Tensor) -> Tensor:
-    """1 - Dice, averaged over the classes that occur; probability [P, classes], truth int64 [P]."""
-    classes = probability.shape[1]
-    of_truth = probability.gather(1, truth[:, None]).squeeze(1)
-    overlap = torch.zeros(classes, device=truth.device).index_add(0, truth, of_truth)
-    count = torch.bincount(truth, minlength=classes).float()
-    dice = (2 * overlap + _DICE_SMOOTHING) / (probability.sum(dim=0) + count + _DICE_SMOOTHING)
+def _sampled_cells(labels: Tensor, class_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices [n] of the cells that take part, and how many cells each stands for."""
+    is_rare = torch.cat([class_weight > _RARE * class_weight[-1], class_weight.new_zeros(256 - len(class_weight)) > 0])
+    wanted = is_rare[labels.long()].any(dim=1)
+    drawn = torch.rand(len(labels), device=labels.device) < _CELL_SHARE
+    taken = ((wanted | drawn) & (labels != IGNORE).any(dim=1)).nonzero().squeeze(1)
+    return taken, torch.where(wanted[taken], 1.0, 1 / _CELL_SHARE)
+
+
+def _dice_loss(probability: Tensor, of_truth: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
+    """1 - Dice, averaged over the classes that occur.
+
+    Args:
+        probability: [n, classes, V].
+        of_truth: probability of each voxel's true class [n, V].
+        truth: int64 [n, V].
+        counted: how many voxels each stands for [n, V]; 0 for those without a label.
+    """
+    zeros = torch.zeros(probability.shape[1], device=truth.device)
+    overlap = zeros.index_add(0, truth.flatten(), (of_truth * counted).flatten())
+    count = zeros.index_add(0, truth.flatten(), counted.flatten())
+    predicted = (probability * counted[:, None]).sum(dim=(0, 2))
+    dice = (2 * overlap + _DICE_SMOOTHING) / (predicted + count + _DICE_SMOOTHING)
     present = count > 0
-    return ((1 - dice) * present).sum() / present.sum()
+    return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
 
 
 def velocity_losses(logits: Tensor, velocity: Tensor) -> dict[str, Tensor]:
