@@ -44,7 +44,7 @@ def street(duration_s=4.0, speed=8.0, yaw=0.3):
     """Driving along ``yaw`` in a world that is turned by it: an oncoming car, a parked one, and a person who walks."""
     static = TriangleMesh.merged(
         [
-            box_mesh((-150, -150, -0.5), (250, 150, 0.0), "driveable_surface"),
+            box_mesh((-45, -45, -1.5), (65, 45, 0.0), "driveable_surface"),
             box_mesh((-30, 9, 0.0), (60, 10, 7.0), "manmade"),
             box_mesh((-30, -10, 0.0), (60, -9, 4.0), "vegetation"),
         ]

@@ -7,7 +7,8 @@ from synthetic_scenes import box_mesh, street
 
 from occ_perception.data.synthetic.beams import Beams, seen_voxels
 from occ_perception.data.synthetic.drive import CityDrive
-from occ_perception.data.synthetic.labels import SceneLabels, surface_returns
+from occ_perception.data.synthetic.labels import surface_returns
+from occ_perception.data.synthetic.static_samples import StaticSamples
 from occ_perception.data.synthetic.surface import solid_points, thinned, triangle_points
 from occ_perception.geometry import OCC3D_GRID, inverse, transform_points
 from occ_perception.ontology import FREE, OCC3D
@@ -146,10 +147,10 @@ def test_lidar_returns_of_moving_objects_are_where_the_objects_are_at_the_stamp(
         assert np.all(local <= np.array(actor.size) / 2 + 1e-2)
 
 
-def test_what_is_far_below_or_beside_is_no_sample(drive):
-    """Labels of a place that the path never reaches are empty, not wrong."""
-    labels = SceneLabels(drive.scene)
-    assert len(labels._static.near(np.array([1e4, 1e4, 0.0]))) == 0
+def test_far_from_the_path_there_is_nothing(drive):
+    samples = StaticSamples(drive.scene, OCC3D_GRID)
+    assert len(samples.near(np.array([1e4, 1e4, 0.0]))) == 0
+    assert samples.near(np.zeros(3)).points[2].min() > OCC3D_GRID.lower[2]
 
 
 # -- masks

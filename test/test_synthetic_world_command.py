@@ -138,6 +138,7 @@ def test_a_source_names_what_is_not_there(dataset, tmp_path):
 # -- again, and after interruptions
 
 
+@pytest.mark.slow
 def test_equal_settings_give_equal_bytes_in_any_number_of_processes(dataset, tmp_path):
     assert write_world(tmp_path / "again", SETTINGS, workers=2, progress=False) == 4
     assert digest(tmp_path / "again") == digest(dataset)

@@ -26,7 +26,7 @@ _LAYOUT = (("cam_front_left", "cam_front", "cam_front_right"), ("cam_back_left",
 _TILE_WIDTH = 400
 _DEPTH_RANGE_M = (2.0, 80.0)
 _SKY = (25, 30, 45)
-_FILM_SECONDS, _FILM_FRAME_MS, _FILM_TILE_WIDTH = 5.0, 83, 256
+_FILM_SECONDS, _FILM_FRAME_MS, _FILM_HEIGHT = 5.0, 83, 288
 
 
 def write_preview(folder: Path, seed: int, seconds: float) -> list[Path]:
@@ -48,9 +48,8 @@ def write_preview(folder: Path, seed: int, seconds: float) -> list[Path]:
     sheet = contact_sheet(drive.keyframe(stamps[len(stamps) // 2]))
     paths = [folder / f"{seed}.png", folder / f"{seed}.webp"]
     write_whole(paths[0], _png(sheet))
-    film = CityDrive(seed, seconds, (_FILM_TILE_WIDTH, _FILM_TILE_WIDTH * NATIVE_HEIGHT // NATIVE_WIDTH))
-    shots = film.set_stamps()[: int(_FILM_SECONDS * 1000 / _FILM_FRAME_MS)]
-    write_whole(paths[1], _webp([_film_frame(film, stamp) for stamp in shots]))
+    shots = drive.set_stamps()[: int(_FILM_SECONDS * 1000 / _FILM_FRAME_MS)]
+    write_whole(paths[1], _webp([_film_frame(drive, stamp) for stamp in shots]))
     return paths
 
 
@@ -86,6 +85,7 @@ def contact_sheet(keyframe: CityKeyframe) -> Image.Image:
 def _film_frame(drive: CityDrive, stamp_ns: int) -> Image.Image:
     """The six images, and beside them the labels from above."""
     images = _tiles({camera: image.rgb for camera, image in drive.rendered(stamp_ns).items()})
+    images = images.resize((images.width * _FILM_HEIGHT // images.height, _FILM_HEIGHT), Image.Resampling.LANCZOS)
     truth = drive.truth(stamp_ns)
     plan = birds_eye(_occupancy(truth.label.semantics, truth), images.height)
     frame = Image.new("RGB", (images.width + plan.width, images.height))
