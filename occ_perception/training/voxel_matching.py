@@ -6,7 +6,7 @@ the rectangular n x K problem has the same solutions (every true voxel is served
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,10 +14,13 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from occ_perception.errors import InvalidInputError, NumericsError
+from occ_perception.training.pruned_assignment import pruned_assignment
 
 MatchingMode = Literal["exact", "pruned"]
+_ENTRIES = 2**25  # of cost matrices formed at a time, 128 MB
 
 
 class ObjectMatch(NamedTuple):
@@ -65,7 +68,7 @@ def match_objects(
     Raises:
         NumericsError: a cost is not finite.
     """
-    distance = torch.cdist(centers.float(), true_centers.float())
+    distance = torch.cdist(centers.float(), true_centers.float(), compute_mode="donot_use_mm_for_euclid_dist")
     cost = class_weight * focal_matching_cost(logits.float(), classes) + center_weight * distance
     rows, columns = linear_sum_assignment(_finite(cost.cpu().numpy(), "objects"))
     return ObjectMatch(torch.from_numpy(rows).to(logits.device), torch.from_numpy(columns).to(logits.device))
@@ -93,8 +96,8 @@ def match_voxels(
         predicted: voxel positions [K, 3], metres.
         scores: probability that each is occupied [K].
         truth: true voxel centres [n, 3], metres, in the same frame.
-        mode: "exact", or "pruned": among the cheapest predictions of every true voxel, proven to be optimal, else
-            exact after all.
+        mode: "exact", or "pruned": proven to cost at most 1 mm per true voxel more (see ``pruned_assignment``), two to
+            three times as fast for hundreds of voxels.
         generator: draws which true voxels are left out when there are more than predictions.
 
     Raises:
@@ -113,22 +116,47 @@ def match_voxels_of_objects(
     generator: torch.Generator | None = None,
 ) -> list[VoxelMatch]:
     """``match_voxels`` for O objects: predicted [O, K, 3], scores [O, K], truth O x [n, 3]."""
-    if predicted.ndim != 3 or scores.shape != predicted.shape[:2] or len(truth) != len(predicted):
+    objects, count = predicted.shape[:2]
+    fits = predicted.shape == (objects, count, 3) and scores.shape == (objects, count) and len(truth) == objects
+    if not fits or any(points.shape != (len(points), 3) for points in truth):
         raise InvalidInputError(
-            f"voxel matching: expected [O, K, 3], [O, K] and O lists of true voxels, got {tuple(predicted.shape)}, "
-            f"{tuple(scores.shape)} and {len(truth)}"
+            f"voxel matching: expected predictions [O, K, 3], scores [O, K] and O times [n, 3], got "
+            f"{tuple(predicted.shape)}, {tuple(scores.shape)} and {[tuple(points.shape) for points in truth]}"
         )
-    return [_match(*each, generator) for each in zip(predicted, scores, truth, strict=True)]
+    kept = [_fitting(len(points), count, generator) for points in truth]
+    served = [points[rows.to(points.device)] for points, rows in zip(truth, kept, strict=True)]
+    solve = pruned_assignment if mode == "pruned" else _exact_assignment
+    matches: list[VoxelMatch | None] = [None] * len(truth)
+    for number, cost in _costs(predicted.float(), scores.float(), served):
+        columns = torch.from_numpy(solve(_finite(cost, "voxels"))).to(predicted.device)
+        rows = kept[number].to(predicted.device)
+        matches[number] = VoxelMatch(columns, rows, len(truth[number]) - len(rows))
+    return [match for match in matches if match is not None]
 
 
-def _match(predicted: Tensor, scores: Tensor, truth: Tensor, generator: torch.Generator | None) -> VoxelMatch:
-    kept = torch.arange(len(truth))
-    if len(truth) > len(predicted):
-        kept = torch.randperm(len(truth), generator=generator)[: len(predicted)].sort().values
-    kept = kept.to(truth.device)
-    cost = torch.cdist(truth[kept].float(), predicted.float()) - scores.float()
-    _, columns = linear_sum_assignment(_finite(cost.cpu().numpy(), "voxels"))
-    return VoxelMatch(torch.from_numpy(columns).to(truth.device), kept, len(truth) - len(kept))
+def _fitting(count: int, room: int, generator: torch.Generator | None) -> Tensor:
+    """Indices of all ``count`` true voxels, or of ``room`` random ones if there are more, ascending."""
+    if count <= room:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator)[:room].sort().values
+
+
+def _costs(predicted: Tensor, scores: Tensor, truth: list[Tensor]) -> Iterator[tuple[int, np.ndarray]]:
+    """(number of the object, its cost matrix float32 [n, K]); objects of like size share one computation."""
+    order = sorted(range(len(truth)), key=lambda number: len(truth[number]))
+    while order:
+        tallest = max(1, len(truth[order[-1]]) * predicted.shape[1])
+        group = order[-max(1, _ENTRIES // tallest) :]
+        order = order[: -len(group)]
+        padded = pad_sequence([truth[number] for number in group], batch_first=True).float()
+        # Not by a matrix product: in ego coordinates that is wrong by millimetres where it matters.
+        distance = torch.cdist(padded, predicted[group], compute_mode="donot_use_mm_for_euclid_dist")
+        cost = (distance - scores[group][:, None]).cpu().numpy()
+        yield from ((number, cost[place, : len(truth[number])]) for place, number in enumerate(group))
+
+
+def _exact_assignment(cost: np.ndarray) -> np.ndarray:
+    return linear_sum_assignment(cost)[1]
 
 
 def _finite(cost: np.ndarray, what: str) -> np.ndarray:
