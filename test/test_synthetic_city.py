@@ -332,6 +332,20 @@ def test_ground_is_everywhere(scene):
     assert set(classes) == {OCC3D.id_of("driveable_surface")}
 
 
+def test_ground_looks_up_and_curbs_look_down_the_step(scene):
+    corners = scene.static.corners()[np.isin(scene.static.class_ids, GROUND)].astype(np.float64)
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    assert normals[:, 2].min() > -1e-3
+    middles, path = corners.mean(1), scene.ego.positions[::20, :2]
+    near = np.linalg.norm(middles[:, None, :2] - path, axis=-1).min(1) < 40
+    steps = np.flatnonzero(near & (normals[:, 2] < 0.05))
+    steps = np.random.default_rng(0).choice(steps, 200)
+    ahead, _ = ground_below(scene, middles[steps, :2] + 0.05 * normals[steps, :2])
+    behind, _ = ground_below(scene, middles[steps, :2] - 0.05 * normals[steps, :2])
+    assert np.all(ahead < behind)
+
+
 def test_sidewalks_are_higher_than_roads(scene):
     sidewalks = scene.static.corners()[scene.static.class_ids == OCC3D.id_of("sidewalk")][..., 2]
     top = sidewalks[np.ptp(sidewalks, axis=1) == 0]

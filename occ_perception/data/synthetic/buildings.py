@@ -9,7 +9,7 @@ from occ_perception.data.synthetic.primitives import Paint, box, extruded, paint
 from occ_perception.data.synthetic.scene import TriangleMesh
 
 SUNK_M = 0.1
-"""Buildings start this far below the ground at their middle, so that slopes leave no gap."""
+"""Buildings start this far below the ground at their lowest corner, so that uneven ground leaves no gap."""
 _STOREY_M = 3.1
 
 

@@ -66,29 +66,61 @@ def _curbs(ground: Ground, curb_material: int) -> list[TriangleMesh]:
     edges, meshes = _edge_heights(ground), []
     for axis in (0, 1):
         count = ground.class_ids.shape[axis]
-        near, far = np.arange(count - 1), np.arange(1, count)
-        before = edges[axis, 1].take(near, axis)
-        behind = edges[axis, 0].take(far, axis)
+        before = edges[axis, 1].take(np.arange(count - 1), axis)
+        behind = edges[axis, 0].take(np.arange(1, count), axis)
         i, j = np.nonzero(np.abs(before - behind).max(-1) > 1e-6)
-        before, behind = before[i, j], behind[i, j]
+        line = np.stack([np.stack(_edge_point(ground, axis, i, j, end), -1) for end in (0, 1)], 1)
+        rows, line, before, behind = _cut_where_equal(line, before[i, j], behind[i, j])
+        i, j = i[rows], j[rows]
         down = before.sum(-1) > behind.sum(-1)  # the face looks along +axis
         other = (i, j + 1) if axis == 1 else (i + 1, j)
         class_ids = np.where(down, ground.class_ids[i, j], ground.class_ids[other])
         materials = np.where(down, ground.materials[i, j], ground.materials[other])
         materials = np.where(class_ids == _SIDEWALK, curb_material, materials)
-        line = np.stack([np.stack(ground_point(ground, axis, i, j, end), -1) for end in (0, 1)], 1)
         # Corners low-start, low-end, high-end, high-start of the face, wound to look along +u, or +v when mirrored.
-        low, high = np.where(down[:, None], behind, before), np.where(down[:, None], before, behind)
+        low, high = np.minimum(before, behind), np.maximum(before, behind)
         corners = np.stack(
             [_lifted(line, low, 0), _lifted(line, low, 1), _lifted(line, high, 1), _lifted(line, high, 0)], 1
         )
         flip = down == (axis == 1)
         corners = np.where(flip[:, None, None], corners[:, ::-1], corners)
-        meshes.append(_quads(corners, class_ids, materials))
+        meshes.append(_without_empty(_quads(corners, class_ids, materials)))
     return meshes
 
 
-def ground_point(ground: Ground, axis: int, i: np.ndarray, j: np.ndarray, end: int) -> list[np.ndarray]:
+def _cut_where_equal(
+    line: np.ndarray, before: np.ndarray, behind: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Cut edges in two whose higher side changes along them.
+
+    Args:
+        line: float64 [E, 2, 2], both ends in the plan.
+        before, behind: float64 [E, 2], heights of the two sides at both ends.
+
+    Returns:
+        (row of the edge that each came from, line, before, behind).
+    """
+    gap = before - behind
+    cut = np.flatnonzero(gap[:, 0] * gap[:, 1] < 0)
+    share = gap[cut, :1] / (gap[cut, :1] - gap[cut, 1:])
+    point = line[cut, 0] + share * (line[cut, 1] - line[cut, 0])
+    height = before[cut, 0] + share[:, 0] * (before[cut, 1] - before[cut, 0])
+    rows = np.concatenate([np.arange(len(line)), cut])
+    line, before, behind = line[rows], before[rows], behind[rows]
+    second = np.arange(len(gap), len(rows))
+    for half, end in ((cut, 1), (second, 0)):
+        line[half, end], before[half, end], behind[half, end] = point, height, height
+    return rows, line, before, behind
+
+
+def _without_empty(mesh: TriangleMesh) -> TriangleMesh:
+    """Leave out triangles without area: steps that end in nothing."""
+    a, b, c = np.moveaxis(mesh.corners().astype(np.float64), 1, 0)
+    kept = np.linalg.norm(np.cross(b - a, c - a), axis=-1) > 1e-6
+    return TriangleMesh(mesh.vertices, mesh.faces[kept], mesh.class_ids[kept], mesh.materials[kept])
+
+
+def _edge_point(ground: Ground, axis: int, i: np.ndarray, j: np.ndarray, end: int) -> list[np.ndarray]:
     """Plan coordinates of one end of the edge on the far side (along `axis`) of cells (i, j)."""
     if axis == 0:
         return [ground.u_lines[i + 1], ground.v_lines[j + end]]

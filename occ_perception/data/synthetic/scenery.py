@@ -18,7 +18,7 @@ from occ_perception.data.synthetic.standing import near_spans
 from occ_perception.data.synthetic.traffic import Itinerary
 from occ_perception.data.synthetic.vegetation import bush, street_tree, tree
 
-_DETAIL_M = 55.0
+_DETAIL_M = 48.0
 
 
 def lot_scenery(rng: np.random.Generator, site: Site, palette: Palette, lots: list[Lot]) -> list[TriangleMesh]:
@@ -47,7 +47,10 @@ def _built_lot(rng: np.random.Generator, site: Site, palette: Palette, lot: Lot)
     # The front (-y) looks along axis * sign: heading such that -y of the frame points there.
     outwards = np.arctan2(sign if axis == 1 else 0.0, sign if axis == 0 else 0.0)
     mesh = building(rng, palette, length, depth, detailed=lot.near)
-    meshes = [site.place(mesh, uv, float(outwards) + np.pi / 2, SUNK_M)]
+    half = np.array([length, depth] if axis == 1 else [depth, length]) / 2
+    corners = uv + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    drop = float(site.ground.height(uv) - site.ground.height(corners).min())
+    meshes = [site.place(mesh, uv, float(outwards) + np.pi / 2, SUNK_M + max(drop, 0.0))]
     if lot.near and lot.distance < _DETAIL_M and setback > 2.0:
         meshes += _garden(rng, site, palette, lot, axis, sign, setback)
     return meshes
@@ -122,7 +125,7 @@ def street_scenery(rng: np.random.Generator, site: Site, palette: Palette) -> li
     meshes: list[TriangleMesh] = []
     for street in site.plan.streets:
         trees = rng.random() < 0.6
-        step = float(rng.uniform(7, 14))
+        step = float(rng.uniform(8.5, 15))
         lamp_height = float(rng.uniform(5.0, 9.0))
         for start, end in near_spans(site, street, 4.0, _DETAIL_M):
             for side in (-1, 1):
