@@ -104,12 +104,13 @@ def create_model(
 
     Args:
         name: one of `model_names` (``-`` and ``_`` are the same).
-        weights: safetensors file made by ``occ_perception import``; None for models that need none.
+        weights: safetensors file made by ``occ_perception import`` or ``train``; None for models that need none, and
+            for the weights that come with the package (nano).
         device: where it runs.
         allow_untrained: build a network with random weights (tests and speed measurements only); everything it
             says is marked as untrained.
-        carving: settings of lidar-carving, the own vehicle's box above all; None: the defaults (a nuScenes car).  The
-            other models do not look at it.
+        carving: settings of lidar-carving, and the own vehicle's box for every model that uses LiDAR; None: the
+            defaults (a nuScenes car).
 
     Raises:
         ConfigurationError: unknown name (the message lists the names), or weights missing where they are needed.
@@ -125,13 +126,18 @@ def create_model(
             raise ConfigurationError(f"model {name} takes no weights, got {weights}")
         return LidarCarving(carving)
     if not weights and not allow_untrained:
+        from occ_perception.checkpoints.bundled import bundled_weights
+
+        weights = bundled_weights(name)
+    if not weights and not allow_untrained:
         raise ConfigurationError(
             f"model {name} needs weights (a .safetensors file); see 'occ_perception import --help'"
         )
     if name == NANO:
         from occ_perception.models.nano_adapter import create_nano
 
-        return create_nano(Path(weights) if weights else None, torch.device(device))
+        own_vehicle = carving.own_vehicle if carving else None
+        return create_nano(Path(weights) if weights else None, torch.device(device), own_vehicle)
     from occ_perception.models import alocc_config, offsetocc_config
 
     path = Path(weights) if weights else None
