@@ -264,8 +264,11 @@ def _override(content: dict[str, Any], text: str) -> None:
 
 
 def refused_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """How two effective configurations (nested mappings) differ where a run that goes on must not; lines to read."""
-    old, new = flat(before), flat(now)
+    """How two effective configurations (nested mappings) differ where a run that goes on must not; lines to read.
+
+    A setting that did not exist before counts as its default.
+    """
+    old, new = {**flat(to_mapping(TrainingConfig())), **flat(before)}, flat(now)
     missing = object()
     names = [n for n in dict.fromkeys([*old, *new]) if old.get(n, missing) != new.get(n, missing)]
     return [

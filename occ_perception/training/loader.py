@@ -12,7 +12,7 @@ import signal
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -247,7 +247,7 @@ class BatchLoader:
             )
 
 
-def _unchanged(batch: Batch) -> Batch:
+def _unchanged(batch: Any) -> Any:
     """Instead of PyTorch's conversion, which makes lists of tuples."""
     return batch
 

@@ -219,7 +219,9 @@ class Trainer:
     def _validate(self) -> None:
         if self._validator is None:
             return
-        result = self._validator.run(self.learner)
+        result = self._validator.run(self.learner, lambda: bool(self._stop.asked))
+        if result is None:
+            return
         self._scores = {"iteration": self.iteration, **result.values}
         metric = self.config.validation.metric
         if not self._best or result.values[metric] > self._best[metric]:

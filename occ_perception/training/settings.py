@@ -55,7 +55,7 @@ def flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in values.items():
         key = f"{place}.{name}".strip(".")
-        result |= flat(value, key) if isinstance(value, Mapping) and value else {key: value}
+        result |= flat(value, key) if isinstance(value, Mapping) else {key: value}
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,23 +54,29 @@ class Validator:
             raise ConfigurationError("validation source: no labelled frames")
         self._slots, self._order = slots, validation_order(lengths, chosen, slots, ranks.shard)
 
-    def run(self, learner: Learner) -> ValidationResult:
-        """Score the (averaged) weights; the network is left in training mode with its own weights."""
+    def run(self, learner: Learner, stopped: Callable[[], bool] = lambda: False) -> ValidationResult | None:
+        """Score the (averaged) weights; the network is left in training mode with its own weights.
+
+        Returns:
+            None if ``stopped`` said so in between (a single process only: several wait for each other).
+        """
         learner.network.eval()
         try:
             if learner.average is None:
-                return self._scored(learner)
+                return self._scored(learner, stopped)
             with learner.average.applied(learner.network):
-                return self._scored(learner)
+                return self._scored(learner, stopped)
         finally:
             learner.network.train()
 
     @torch.no_grad()
-    def _scored(self, learner: Learner) -> ValidationResult:
+    def _scored(self, learner: Learner, stopped: Callable[[], bool]) -> ValidationResult | None:
         metric = SemanticIoU(self._task.description.label_set, self._config.validation.mask)
         steps, pairs, state = self._order.length, [], None
         drawn = {steps * (i + 1) // (self._config.validation.pictures + 1) for i in range(self._pictures)}
         for step, batch in enumerate(self._loader.steps(self._order, self._slots, 0, steps)):
+            if self._ranks.control is None and stopped():
+                return None
             moved = batch.to(self._ranks.device)
             starts = moved.starts if state is not None else (True,) * len(moved.starts)
             with learner.arithmetic():
