@@ -15,7 +15,7 @@ from occ_perception.data.nuscenes import NuScenes
 from occ_perception.errors import ConfigurationError, DatasetError, NumericsError
 from occ_perception.evaluation.answers import LastAnswer
 from occ_perception.evaluation.evaluator import Evaluation, EvaluationSettings, evaluate
-from occ_perception.evaluation.model_subject import ModelSubject
+from occ_perception.evaluation.model_subject import SENSORS, ModelSubject
 from occ_perception.evaluation.protocols import CLEAN, Corruption, all_corruptions
 from occ_perception.evaluation.report import corruption_table, figures, write_reports
 from occ_perception.evaluation.truth import GroundTruth
@@ -174,6 +174,21 @@ def test_grid_frame_switch_anchors_the_frame(synthetic_nuscenes: NuScenesTree, t
         assert ("CAM_FRONT stamp" in text) == (frame == "camera")
         assert ("LIDAR_TOP keyframe stamp" in text) == (frame != "camera")
     assert stamps == [camera_stamp, lidar_stamp]  # "auto" is "lidar" for a LiDAR model, whose result is there already
+
+
+@pytest.mark.parametrize(("sensors", "images", "lidar"), [("all", True, True), ("camera", True, False)])
+def test_the_model_is_given_the_sensors_asked_for(
+    synthetic_nuscenes: NuScenesTree, tmp_path: Path, sensors: str, images: bool, lidar: bool
+) -> None:
+    model = TruthModel(synthetic_nuscenes)
+    given = []
+    step = model.step
+    model.step = lambda inputs, *rest: (given.append(inputs.frame), step(inputs, *rest))[1]
+    result = score(synthetic_nuscenes, model, tmp_path, sensors=sensors, scenes=("scene-0001",))
+    assert result.headline() == ("mIoU", 1.0)
+    assert {bool(frame.images) for frame in given} == {images}
+    assert {bool(frame.lidar) for frame in given} == {lidar}
+    assert result.settings["sensors"] == SENSORS[sensors]
 
 
 def test_geometry_models_get_iou_and_say_how_much_is_unknown(synthetic_nuscenes: NuScenesTree, tmp_path: Path) -> None:

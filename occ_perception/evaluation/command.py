@@ -12,7 +12,7 @@ from occ_perception.data.sharding import Shard
 from occ_perception.errors import ConfigurationError
 from occ_perception.evaluation.evaluator import Evaluation, EvaluationSettings, evaluate
 from occ_perception.evaluation.folder_subject import FolderSubject
-from occ_perception.evaluation.model_subject import GRID_FRAMES, ModelSubject
+from occ_perception.evaluation.model_subject import GRID_FRAMES, SENSORS, ModelSubject
 from occ_perception.evaluation.protocols import CLEAN, GROUPS, Corruption, choose_corruptions
 from occ_perception.evaluation.report import corruption_table, summary_text, write_reports
 from occ_perception.evaluation.splits import SPLITS, split_scenes
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="anchor the model's grid at the CAM_FRONT image, as trained, or at the LiDAR keyframe, as labelled",
     )
+    parser.add_argument("--sensors", choices=tuple(SENSORS), default="all", help="what the model is given")
     parser.add_argument("--no-rays", action="store_true", help="leave out RayIoU (seconds per frame on a CPU)")
     parser.add_argument(
         "--corruptions", nargs="+", default=(), metavar="NAME", help=f"also with faults: all, {', '.join(GROUPS)}"
@@ -105,7 +106,9 @@ def _evaluate_model(
         )
     evaluations = []
     for corruption in (CLEAN, *corruptions):
-        subject = ModelSubject(model, device, arguments.grid_frame, corruption, arguments.seed, session)
+        subject = ModelSubject(
+            model, device, arguments.grid_frame, corruption, arguments.seed, session, arguments.sensors
+        )
         evaluations.append(evaluate(dataset, truth, subject, arguments.output, settings))
     session.close()
     return evaluations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,6 +29,14 @@ GRID_FRAMES = {
 """Where the model's grid is anchored: channel and words.  Labels always refer to the LIDAR_TOP keyframe."""
 
 
+SENSORS = {
+    "all": "everything that the recording has",
+    "camera": "cameras only",
+    "lidar": "LiDAR only",
+}
+"""What the model is given, in words."""
+
+
 class ModelSubject:
     """Streams keyframes (2 Hz) through a session; it is reset at every scene border.
 
@@ -37,7 +46,8 @@ class ModelSubject:
     Args:
         model: see `models.create_model`.
         device: where it runs.
-        grid_frame: one of `GRID_FRAMES`, or "auto": "camera" for models with cameras, else "lidar".
+        grid_frame: one of `GRID_FRAMES`, or "auto": "camera" for models that need cameras, else "lidar".
+        sensors: one of `SENSORS`.
         corruption: see `evaluation.protocols`.
         seed: of the corruption, for the record.
         session: to share its caches between corruptions; a new one if not given.
@@ -53,12 +63,13 @@ class ModelSubject:
         corruption: Corruption = CLEAN,
         seed: int = 0,
         session: Session | None = None,
+        sensors: str = "all",
     ) -> None:
         if grid_frame == "auto":
-            grid_frame = "camera" if model.image_spec else "lidar"
+            grid_frame = "camera" if model.image_spec and not model.image_spec.optional else "lidar"
         self._anchor, self.grid_frame = GRID_FRAMES[grid_frame]
         self.session = session or Session(model, device)
-        self.model, self.corruption = model, corruption
+        self.model, self.corruption, self._sensors = model, corruption, sensors
         self.name, self.ontology, self.grid = model.info.name, model.info.ontology, model.info.grid
         self.identity = {
             "model": model.info.name,
@@ -66,6 +77,7 @@ class ModelSubject:
             "trained_on": model.info.trained_on,
             "device": self.session.device.type,
             "grid_frame": self.grid_frame,
+            "sensors": SENSORS[sensors],
             "corruption": corruption.name,
             "corruption_text": corruption.description,
             "seed": "-" if corruption is CLEAN else str(seed),
@@ -89,9 +101,9 @@ class ModelSubject:
         wanted, last = set(tokens), None
         keyframes = [token for token, _ in scene.samples if scene.keyframes[token]]
         for token, frame in zip(keyframes, dataset.frames(scene, self._anchor), strict=True):
-            if not self._usable(frame):
+            if not self._usable(self._given(frame)):
                 raise DatasetError(f"{scene.name}, sample {token}: no data for {self.name}; {'; '.join(frame.notes)}")
-            occupancy = self._perceive(self.corruption.apply(frame))
+            occupancy = self._perceive(self.corruption.apply(self._given(frame)))
             if occupancy is not None:
                 answer = _answer(occupancy, self.model.uses_lidar)
                 if frame.odom_from_ego is not None:
@@ -102,6 +114,12 @@ class ModelSubject:
                 answer = nothing_known(self.grid)
             if token in wanted:
                 yield token, answer
+
+    def _given(self, frame: Frame) -> Frame:
+        """The frame with the measurements of the chosen sensors only."""
+        if self._sensors == "camera":
+            return replace(frame, lidar=())
+        return replace(frame, images={}) if self._sensors == "lidar" else frame
 
     def _perceive(self, frame: Frame) -> Occupancy | None:
         """The model's answer; None if a corruption left nothing for it to use."""
