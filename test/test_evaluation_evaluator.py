@@ -176,15 +176,16 @@ def test_grid_frame_switch_anchors_the_frame(synthetic_nuscenes: NuScenesTree, t
     assert stamps == [camera_stamp, lidar_stamp]  # "auto" is "lidar" for a LiDAR model, whose result is there already
 
 
-@pytest.mark.parametrize(("sensors", "images", "lidar"), [("all", True, True), ("camera", True, False)])
+@pytest.mark.parametrize(
+    ("sensors", "images", "lidar"), [("all", True, True), ("camera", True, False), ("lidar", False, True)]
+)
 def test_the_model_is_given_the_sensors_asked_for(
     synthetic_nuscenes: NuScenesTree, tmp_path: Path, sensors: str, images: bool, lidar: bool
 ) -> None:
     model = TruthModel(synthetic_nuscenes)
-    given = []
-    step = model.step
-    model.step = lambda inputs, *rest: (given.append(inputs.frame), step(inputs, *rest))[1]
+    model.image_spec = ImageSpec(16, 32, resize_from=(32, 18), resize=1.0, optional=True)
     result = score(synthetic_nuscenes, model, tmp_path, sensors=sensors, scenes=("scene-0001",))
+    given = [inputs.frame for inputs in model.seen]
     assert result.headline() == ("mIoU", 1.0)
     assert {bool(frame.images) for frame in given} == {images}
     assert {bool(frame.lidar) for frame in given} == {lidar}
