@@ -15,6 +15,7 @@ from occ_perception.data.nuscenes import NuScenes
 from occ_perception.errors import ConfigurationError, DatasetError, NumericsError
 from occ_perception.evaluation.answers import LastAnswer
 from occ_perception.evaluation.evaluator import Evaluation, EvaluationSettings, evaluate
+from occ_perception.evaluation.mapped_subject import MappedSubject
 from occ_perception.evaluation.model_subject import SENSORS, ModelSubject
 from occ_perception.evaluation.protocols import CLEAN, Corruption, all_corruptions
 from occ_perception.evaluation.report import corruption_table, figures, write_reports
@@ -278,6 +279,20 @@ def test_openocc_scores_flow(synthetic_nuscenes: NuScenesTree, tmp_path: Path, o
     assert values["still"]["Occ score"] < 1.0
     assert "mAVE" not in values["none"]  # no velocities, so no velocity error; not the error of standing still
     assert values["none"]["RayIoU"] == 1.0
+
+
+def test_an_occ3d_model_is_scored_on_openocc_labels_by_class_names(
+    synthetic_nuscenes: NuScenesTree, tmp_path: Path, one_thread: None
+) -> None:
+    truth = GroundTruth("openocc", synthetic_nuscenes.root)
+    subject = MappedSubject(ModelSubject(TruthModel(synthetic_nuscenes)), OPENOCC)
+    result = evaluate(
+        NuScenes(synthetic_nuscenes.root), truth, subject, tmp_path, EvaluationSettings("none", scenes=("scene-0003",))
+    )
+    assert figures(result)["RayIoU"] == 1.0
+    assert "by name" in result.settings["classes"]
+    with pytest.raises(ConfigurationError, match="without a namesake"):
+        MappedSubject(ModelSubject(create_model("lidar-carving")), OPENOCC)
 
 
 def test_what_cannot_be_compared_is_refused(synthetic_nuscenes: NuScenesTree, tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from occ_perception.data.nuscenes import NuScenes
 from occ_perception.data.sharding import Shard
 from occ_perception.errors import ConfigurationError
+from occ_perception.evaluation.answers import Subject
 from occ_perception.evaluation.evaluator import Evaluation, EvaluationSettings, evaluate
 from occ_perception.evaluation.folder_subject import FolderSubject
+from occ_perception.evaluation.mapped_subject import MappedSubject
 from occ_perception.evaluation.model_subject import GRID_FRAMES, SENSORS, ModelSubject
 from occ_perception.evaluation.protocols import CLEAN, GROUPS, Corruption, choose_corruptions
 from occ_perception.evaluation.report import corruption_table, summary_text, write_reports
@@ -51,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="anchor the model's grid at the CAM_FRONT image, as trained, or at the LiDAR keyframe, as labelled",
     )
     parser.add_argument("--sensors", choices=tuple(SENSORS), default="all", help="what the model is given")
+    parser.add_argument(
+        "--map-classes",
+        action="store_true",
+        help="read the model's classes as the labels' classes of the same name (an occ3d model on openocc labels)",
+    )
     parser.add_argument("--no-rays", action="store_true", help="leave out RayIoU (seconds per frame on a CPU)")
     parser.add_argument(
         "--corruptions", nargs="+", default=(), metavar="NAME", help=f"also with faults: all, {', '.join(GROUPS)}"
@@ -106,9 +113,11 @@ def _evaluate_model(
         )
     evaluations = []
     for corruption in (CLEAN, *corruptions):
-        subject = ModelSubject(
+        subject: Subject = ModelSubject(
             model, device, arguments.grid_frame, corruption, arguments.seed, session, arguments.sensors
         )
+        if arguments.map_classes:
+            subject = MappedSubject(subject, truth.set.ontology)
         evaluations.append(evaluate(dataset, truth, subject, arguments.output, settings))
     session.close()
     return evaluations
