@@ -123,6 +123,23 @@ def test_openocc_labels_come_with_masks_and_instances_of_occ3d(dataset):
     assert np.array_equal(OCC3D.map_to(OPENOCC)[occ3d.semantics[known]], openocc.semantics[known])
 
 
+def test_a_source_gives_what_a_dataset_has(synthetic_nuscenes):
+    """Labels without instances, cars only: boxes come without ids."""
+    source = NuScenesSource(synthetic_nuscenes.root)
+    assert source.scene_lengths == [2, 3, 1]
+    frame = source.load(1, 2)
+    token = synthetic_nuscenes.tokens["scene-0002"][2]
+    assert np.array_equal(frame.label.semantics, synthetic_nuscenes.truth[token])
+    assert (frame.label.stamp_ns, frame.frame.stamp_ns) == synthetic_nuscenes.stamps_ns[token]
+    assert frame.label.flow is not None
+    assert frame.label.instances is None
+    assert frame.box_ids is None
+    assert len(frame.boxes) > 0
+    assert set(frame.box_classes) == {OCC3D.id_of("car")}
+    travelled = frame.ego_from_grid[0, 3] / ((frame.label.stamp_ns - frame.frame.stamp_ns) * 1e-9)
+    assert travelled == pytest.approx(7.0, abs=0.1)  # m/s
+
+
 def test_a_source_names_what_is_not_there(dataset, tmp_path):
     with pytest.raises(ConfigurationError, match="known: occ3d, openocc"):
         NuScenesSource(dataset, labels="cityscapes")
