@@ -313,6 +313,10 @@ def test_bfloat16_trains_on_the_cpu(tmp_path):
 def test_validation_scores_every_frame_once(tmp_path):
     trainer = toy_trainer(toy_config(validation={"batch_size": 2}), tmp_path, validation=ToySource((4, 1, 3)))
     assert trainer._validator.run(trainer.learner).frames == 8
+    before = trainer.learner.network.encode.weight.clone()
+    assert trainer._validator.run(trainer.learner, lambda: True) is None  # a signal came
+    assert trainer.learner.network.training
+    assert torch.equal(trainer.learner.network.encode.weight, before)
     order = validation_order((4, 1, 3), (0, 1, 2), 2, Shard())
     counted = [r for step in order.steps(0, order.length) for r in step if r.counts]
     assert sorted((r.scene, r.frame) for r in counted) == [(s, f) for s, n in enumerate((4, 1, 3)) for f in range(n)]

@@ -26,7 +26,7 @@ from occ_perception.preprocessing import decode_image
 from occ_perception.training.augmentation import ImageAugmentation, sample_bev_flip, sample_image_augmentation
 from occ_perception.training.mask_loss import IGNORE
 from occ_perception.training.targets import NO_FLIP, BevFlip, flow_target, lidar_image_labels, voxel_labels
-from occ_perception.training.task import Draw, LabelledFrame
+from occ_perception.training.task import Draw, LabelledFrame, grid_motion
 
 _SPEC = ImageSpec(0, 0)  # for the normalisation, which all camera models share
 _ALL = (True,) * len(NUSCENES_CAMERAS)
@@ -69,7 +69,7 @@ class ALOccSamples:
             "images": self._images(sample.frame, view.augmentations),
             **{name: value[0] for name, value in cameras._asdict().items() if name != "bda"},
             "bda": flip.matrix(),
-            "ego_motion": _ego_motion(sample, previous),
+            "ego_motion": torch.from_numpy(grid_motion(sample, previous)),
             **self._lidar_targets(sample, view),
             **self._grid_targets(sample.label, flip),
         }
@@ -178,14 +178,6 @@ def _normalised(images: Tensor) -> Tensor:
     """uint8 RGB [B, N, 3, H, W] to the network's float BGR (specs/alocc.md section 1)."""
     mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (_SPEC.mean, _SPEC.std))
     return (images.flip(2).float() - mean) / std
-
-
-def _ego_motion(sample: LabelledFrame, previous: LabelledFrame | None) -> Tensor:
-    """previous_from_current of the ego at the LiDAR stamps, float64 [4, 4] (section 1)."""
-    if previous is None or previous.frame.odom_from_ego is None or sample.frame.odom_from_ego is None:
-        return torch.eye(4, dtype=torch.float64)
-    odom_from_grid = sample.frame.odom_from_ego @ sample.ego_from_grid
-    return torch.from_numpy(inverse(previous.frame.odom_from_ego @ previous.ego_from_grid) @ odom_from_grid)
 
 
 def _point_classes(sample: LabelledFrame) -> Tensor:

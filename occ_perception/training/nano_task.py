@@ -28,7 +28,7 @@ from occ_perception.training.augmentation import ImageAugmentation, sample_bev_f
 from occ_perception.training.nano_losses import nano_losses
 from occ_perception.training.nano_targets import NanoTargets, nano_targets
 from occ_perception.training.targets import NO_FLIP, BevFlip
-from occ_perception.training.task import Draw, LabelledFrame, TaskDescription
+from occ_perception.training.task import Draw, LabelledFrame, TaskDescription, grid_motion
 
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _CAMERAS = len(NUSCENES_CAMERAS)
@@ -112,7 +112,7 @@ class NanoTask:
             "lidar_columns": columns_from_grid(occupancy.flip(_flipped_axes(flip)))[0].contiguous(),
             "depth_target": geometry.lidar_depth[0],
             "lidar_mask": torch.tensor(sensors.lidar),
-            "previous_from_current_ego": self._motion(sample, previous),
+            "previous_from_current_ego": torch.from_numpy(grid_motion(sample, previous)),
             **targets._asdict(),
         }
 
@@ -170,14 +170,6 @@ class NanoTask:
         depth = torch.full((1, _CAMERAS, height, width), -1)
         depth[:, rows] = tensors.lidar_depth
         return tensors._replace(cameras=_all_cameras(tensors.cameras, rows), lidar_depth=depth)
-
-    @staticmethod
-    def _motion(sample: LabelledFrame, previous: LabelledFrame | None) -> Tensor:
-        """previous_from_current of the grid frames, float64 [4, 4]."""
-        if previous is None or previous.frame.odom_from_ego is None or sample.frame.odom_from_ego is None:
-            return torch.eye(4, dtype=torch.float64)
-        odom_from_grid = sample.frame.odom_from_ego @ sample.ego_from_grid
-        return torch.from_numpy(inverse(previous.frame.odom_from_ego @ previous.ego_from_grid) @ odom_from_grid)
 
     # -- in the training process
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from occ_perception.data.labels import GridLabel
 from occ_perception.frame import Frame
+from occ_perception.geometry import inverse
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,14 @@ class LabelledFrame:
     boxes: np.ndarray | None = None
     box_classes: np.ndarray | None = None
     box_ids: np.ndarray | None = None
+
+
+def grid_motion(sample: LabelledFrame, previous: LabelledFrame | None) -> np.ndarray:
+    """previous_from_current of the labels' grid frames, float64 [4, 4]; identity where a pose is not known."""
+    if previous is None or previous.frame.odom_from_ego is None or sample.frame.odom_from_ego is None:
+        return np.eye(4)
+    odom_from_grid = sample.frame.odom_from_ego @ sample.ego_from_grid
+    return inverse(previous.frame.odom_from_ego @ previous.ego_from_grid) @ odom_from_grid
 
 
 class FrameSource(Protocol):
