@@ -66,6 +66,18 @@ def test_negative_seed_is_named():
         make_scene(-1)
 
 
+@pytest.mark.parametrize("duration_s", [0.0, -1.0, np.nan, np.inf])
+def test_bad_duration_is_named(duration_s):
+    with pytest.raises(InvalidInputError, match="duration"):
+        make_scene(0, duration_s)
+
+
+def test_short_scene():
+    scene = make_scene(4, 0.5)
+    assert scene.ego.times_s[-1] >= 0.5
+    assert len(scene.actors) > 0
+
+
 def test_child_generators_are_independent():
     alone = child_generator(5, "walkers").random(4)
     child_generator(5, "traffic").random(100)
@@ -327,6 +339,8 @@ def test_ground_is_everywhere(scene):
     heights, _ = ground_below(scene, around.reshape(-1, 2))
     assert heights.min() >= -0.15
     assert heights.max() <= 1.0
+    horizon = 350.0 * np.stack([np.cos(angles[0]), np.sin(angles[0])], -1) + path[-1]
+    assert np.isfinite(ground_below(scene, horizon)[0]).all()
     heights, classes = ground_below(scene, path)
     assert np.abs(heights).max() < 0.03
     assert set(classes) == {OCC3D.id_of("driveable_surface")}

@@ -36,6 +36,7 @@ from occ_perception.data.synthetic.traffic import (
 )
 from occ_perception.data.synthetic.walkers import make_walkers
 from occ_perception.data.synthetic.weather import make_weather
+from occ_perception.errors import InvalidInputError
 
 _STEP_S = 0.1
 _EGO_MARGIN_M, _ACTOR_MARGIN_M = 0.35, 0.03
@@ -47,8 +48,10 @@ def make_scene(seed: int, duration_s: float = 20.0) -> Scene:
     """A city drive; equal seeds (>= 0) and durations give equal scenes.
 
     Raises:
-        InvalidInputError: the seed is negative.
+        InvalidInputError: the seed is negative, or the duration not positive and finite.
     """
+    if not 0 < duration_s < np.inf:
+        raise InvalidInputError(f"scene duration: expected seconds > 0, got {duration_s}")
     kind, weather = make_weather(child_generator(seed, "weather"))
     palette = Palette(child_generator(seed, "palette"), night=weather.headlights)
     plan = make_plan(child_generator(seed, "plan"), duration_s)
