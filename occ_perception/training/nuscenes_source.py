@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from occ_perception.data.array_files import load_npz
 from occ_perception.data.labels import GridLabel, Occ3DLabels, Occ3DPanopticLabels, OpenOccLabels
 from occ_perception.data.nuscenes import NuScenes
-from occ_perception.data.nuscenes_records import BoxAnnotation
+from occ_perception.data.nuscenes_records import BoxAnnotation, Scene
 from occ_perception.data.nuscenes_truth import class_of_category
 from occ_perception.errors import ConfigurationError, DatasetError
 from occ_perception.geometry import inverse
@@ -22,7 +21,7 @@ from occ_perception.training.task import LabelledFrame
 
 LIDAR = "LIDAR_TOP"
 LABELS = ("occ3d", "openocc")
-_SCENES_KEPT = 64
+_SCENES_KEPT = 32
 
 
 class NuScenesSource:
@@ -60,7 +59,7 @@ class NuScenesSource:
         if absent or not self.scenes:
             raise DatasetError(f"{root}: no {labels} labels of scenes {absent or 'at all'}")
         self._samples = [self._labelled_samples(name) for name in self.scenes]
-        self._scene = lru_cache(_SCENES_KEPT)(self._dataset.scene)
+        self._recent: dict[int, Scene] = {}
 
     @property
     def scene_lengths(self) -> Sequence[int]:
@@ -76,7 +75,7 @@ class NuScenesSource:
         """
         if not 0 <= scene < len(self.scenes) or not 0 <= frame < len(self._samples[scene]):
             raise DatasetError(f"no frame {frame} of scene {scene}; frames of each scene: {self.scene_lengths}")
-        there, token = self._scene(self.scenes[scene]), self._samples[scene][frame]
+        there, token = self._scene(scene), self._samples[scene][frame]
         lidar = there.keyframes[token].get(LIDAR)
         if lidar is None:
             raise DatasetError(f"{there.name}, sample {token}: no {LIDAR} keyframe, to whose stamp the label refers")
@@ -94,6 +93,14 @@ class NuScenesSource:
             box_classes=classes,
             box_ids=_box_ids(boxes, classes, label),
         )
+
+    def _scene(self, number: int) -> Scene:
+        """A scene; some are kept, since frames are asked for in a few streams."""
+        if number not in self._recent:
+            while len(self._recent) >= _SCENES_KEPT:
+                del self._recent[next(iter(self._recent))]
+            self._recent[number] = self._dataset.scene(self.scenes[number])
+        return self._recent[number]
 
     def _labelled_samples(self, name: str) -> tuple[str, ...]:
         there = set(self._trees.semantics.samples(name))
