@@ -27,8 +27,8 @@ __all__ = ["add_arguments", "run_demo"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the demo's options."""
-    parser.add_argument("--model", default="lidar-carving", help="see 'occ_perception models' (default %(default)s)")
-    parser.add_argument("--weights", type=Path, default=None, help=".safetensors, for models that need weights")
+    parser.add_argument("--model", default="nano", help="see 'occ_perception models' (default %(default)s)")
+    parser.add_argument("--weights", type=Path, default=None, help=".safetensors; default: those of the package")
     parser.add_argument("--allow-untrained", action="store_true", help="run a network with random weights, marked so")
     parser.add_argument("--device", default="auto")
     parser.add_argument(
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="nuScenes roots to show too (default: ../shared/data/nuscenes_keyframe* beside the checkout, if any)",
     )
     parser.add_argument(
-        "--seconds", type=float, default=4.0, help="length of the synthetic drive (default %(default)s)"
+        "--seconds", type=float, default=3.0, help="length of the synthetic drive (default %(default)s)"
     )
     parser.add_argument("--offline", action="store_true", help="replay without ROS 2 even where it is installed")
     parser.add_argument("-o", "--output", type=Path, default=Path("demo/out"), help="folder for the pictures")

@@ -9,10 +9,12 @@ from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.nuscenes import NuScenes
 from occ_perception.data.nuscenes_bag import from_nuscenes
 from occ_perception.data.nuscenes_selection import SceneBagSettings
-from occ_perception.data.synthetic_drive import write_synthetic_bag
+from occ_perception.data.synthetic.dataset_writer import SPLITS
+from occ_perception.data.synthetic.drive import CityDrive, write_city_bag
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
-_IMAGE_SIZE = (640, 360)
+_IMAGE_SIZE = (704, 396)
+_HELD_OUT_SEED = SPLITS["val"] + 90_001
 _LONGEST_S = 4.0
 _SINGLE_SAMPLE_NS = 500_000_000
 
@@ -62,11 +64,15 @@ def nuscenes_input(root: Path, work: Path) -> DemoInput:
 
 
 def synthetic_input(work: Path, seconds: float) -> DemoInput:
-    """A drive made on the spot."""
-    bag = write_synthetic_bag(work / "synthetic", seconds=seconds, image_size=_IMAGE_SIZE)
+    """A drive through the synthetic city made on the spot, of a scene that no training set holds.
+
+    Raises:
+        ConfigurationError: the renderer is not installed (the extra "world").
+    """
+    bag = write_city_bag(work / "synthetic", CityDrive(_HELD_OUT_SEED, seconds, _IMAGE_SIZE))
     return DemoInput(
         "synthetic",
-        "synthetic drive, seed 0",
-        f"{seconds:g} s of a made-up street with parked and moving cars; 6 cameras at 12 Hz, LiDAR at 20 Hz",
+        f"synthetic city, held-out seed {_HELD_OUT_SEED}",
+        f"{seconds:g} s of a made-up city; 6 cameras at 12 Hz, LiDAR at 20 Hz",
         bag,
     )

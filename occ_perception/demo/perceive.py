@@ -31,7 +31,7 @@ _REFUSED = 2  # exit status of the node when its configuration is no good
 _DISCOVERY_S = 2.5  # the node takes the topics it finds once they have been the same for a second
 _REPEATS = 3
 _ALL = 100_000
-_KEPT = 8
+_KEPT = 24
 
 
 class DemoError(OccPerceptionError):

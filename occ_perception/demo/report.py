@@ -13,6 +13,7 @@ from occ_perception.demo.perceive import Perceived
 from occ_perception.frame import Frame
 from occ_perception.occupancy import Occupancy
 from occ_perception.parameters import AUTO, Parameters
+from occ_perception.viz.film import write_film
 from occ_perception.viz.picture import Origin, weights_statement, write_pictures
 
 
@@ -36,14 +37,21 @@ def _rate_text(perceived: Perceived) -> str:
 
 
 def draw(source: DemoInput, perceived: Perceived, output: Path) -> list[Path]:
-    """Write the pictures of the newest grid that has an image of every camera around it; returns their paths.
+    """Write pictures of the newest grid that has an image of every camera around it, and a film of all that were kept.
+
+    Returns their paths; one grid makes no film.
 
     Raises:
         DatasetError: the bag cannot be read.
     """
     frames = _frames_of(source.bag, perceived.grids)
     grid = max(perceived.grids, key=lambda g: (_image_count(frames.get(g.stamp_ns)), g.stamp_ns))
-    return write_pictures(output, source.name, grid, frames.get(grid.stamp_ns), Origin(source.title, perceived.way))
+    origin = Origin(source.title, perceived.way)
+    paths = write_pictures(output, source.name, grid, frames.get(grid.stamp_ns), origin)
+    if len({g.stamp_ns for g in perceived.grids}) > 1:
+        paths.append(output / f"{source.name}.webp")
+        write_film(paths[-1], perceived.grids, frames, origin)
+    return paths
 
 
 def _image_count(frame: Frame | None) -> int:

@@ -28,7 +28,7 @@ from occ_perception.ros.messages import instances_from_message, occupancy_from_m
 from occ_perception.ros.qos import OUTPUTS
 
 VOXELS, INSTANCES = "/perception/voxels", "/perception/instances"
-_KEPT = 8
+_KEPT = 24
 _SPIN_S = 0.1
 
 
