@@ -3,7 +3,7 @@
     root/v1.0-trainval/*.json                       tables
     root/samples/<CHANNEL>/*.jpg, *.pcd.bin         images and sweeps of the keyframes
     root/gts/<scene>/<sample>/labels.npz            Occ3D semantics, masks, and SparseOcc's instances
-    root/gts/annotations.json                       Occ3D's list of the split's scenes
+    root/annotations.json                           Occ3D's list of the split's scenes
     root/openocc_v2/<scene>/<sample>/labels.npz     OpenOcc v2 semantics and flow
     root/bags/<scene>                               rosbags, if asked for
 
@@ -241,7 +241,7 @@ def _write_tables(root: Path, settings: WorldSettings) -> None:
         write_whole(root / VERSION / f"{name}.json", json.dumps(rows).encode())
     names = [row["name"] for rows in scenes for row in rows["scene"]]
     lists = {f"{split}_split": names if split == settings.split else [] for split in SPLITS}
-    write_whole(root / "gts" / "annotations.json", json.dumps(lists).encode())
+    write_whole(root / "annotations.json", json.dumps(lists).encode())
     write_whole(root / "maps" / "placeholder.png", _placeholder())
 
 

@@ -15,7 +15,7 @@ from occ_perception.frame import Frame
 from occ_perception.geometry import CameraRig, inverse
 from occ_perception.training.task import LabelledFrame
 
-_SCENES_KEPT = 2
+_SCENES_KEPT = 8  # of about 130 MB each: the streams that a loader process plays at a time
 
 
 class WorldSource:
