@@ -133,6 +133,14 @@ def test_not_a_number_names_the_stage():
         broken.step(_inputs(), None, None)
 
 
+def test_bfloat16_says_nearly_the_same():
+    exact = _model(EAGER).step(_inputs(), None, None)
+    config = dataclasses.replace(WHOLE, panoptic=EAGER)
+    short = offsetocc_model(config, _network(), precision="bfloat16").step(_inputs(), None, None)
+    _check(short)
+    assert float((short.semantics == exact.semantics).float().mean()) > 0.95
+
+
 def test_weights_that_are_not_numbers_are_refused():
     for key in ("base.backbone.layer1.0.conv2.weight", "head.objects.offset_head.bias"):
         network = _network()

@@ -80,9 +80,10 @@ class PanopticHead(nn.Module):
     def forward(self, voxel_features: Tensor, observe: StageObserver = ignore_stages) -> ObjectPredictions:
         """Voxel features [B, C, X', Y', Z'] -> what each object query found."""
         observe("voxel_features", voxel_features)
-        with full_precision(voxel_features):
-            pooled = F.avg_pool3d(voxel_features.float(), self.config.feature_stride)
-        predictions = self.objects(self.projection(pooled.movedim(1, -1)))
+        if self.config.feature_stride > 1:
+            with full_precision(voxel_features):
+                voxel_features = F.avg_pool3d(voxel_features.float(), self.config.feature_stride)
+        predictions = self.objects(self.projection(voxel_features.movedim(1, -1)))
         observe("objects.classes", predictions.class_logits)
         observe("objects.centres", predictions.centres)
         return predictions
