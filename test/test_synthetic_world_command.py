@@ -58,7 +58,8 @@ def test_the_ordinary_readers_read_all_of_it(dataset):
     nuscenes = NuScenes(dataset)
     assert nuscenes.version == "v1.0-trainval"
     assert nuscenes.scene_names == tuple(scene_name(seed) for seed in SETTINGS.scene_seeds())
-    assert split_scenes("train", dataset / "gts") == split_scenes("train", dataset / "openocc_v2") == nuscenes.scene_names
+    assert split_scenes("train", dataset / "gts") == nuscenes.scene_names
+    assert split_scenes("train", dataset / "openocc_v2") == nuscenes.scene_names
     assert split_scenes("val", dataset / "gts") == ()
     for labels, ontology in (("occ3d", OCC3D), ("openocc", OPENOCC)):
         truth = GroundTruth(labels, dataset)
