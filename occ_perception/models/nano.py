@@ -45,6 +45,8 @@ class Nano(nn.Module):
         self.depth_net = LightDepthNet(
             config.feature_channels, config.context_channels, config.depth_bins, config.intra_object_bins
         )
+        # What the image features are taught directly, besides through the grid; only the training loss uses it.
+        self.image_classifier = nn.Conv2d(config.feature_channels, config.classes - 1, 1)
         fine, middle, coarse = config.bev_channels
         lifted = config.context_channels * config.lifting_heights
         self.camera_branch = ConvNormReLU(lifted, fine, 1)
@@ -80,7 +82,7 @@ class Nano(nn.Module):
             observe: called with every stage's name and output.
         """
         # What the sensors see, on one bird's-eye view.
-        from_cameras, depth = self.lift_images(inputs, observe)
+        from_cameras, depth, image_logits = self.lift_images(inputs, observe)
         from_lidar = self.lidar_branch(self.lidar_map(inputs))
         observe("lidar", from_lidar)
         current = self.sensor_fusion(torch.cat([from_cameras, from_lidar], dim=1))
@@ -101,18 +103,18 @@ class Nano(nn.Module):
         heatmap, offsets = self.predict_instances(bev)
         features = self.voxel_features(bev) if self.keeps_features else None
         scores = None if self.score_head is None else self.columns(self.score_head(bev))
-        output = NanoOutput(features, self.prototypes, scores, flow_logits, heatmap, offsets, depth)
+        output = NanoOutput(features, self.prototypes, scores, flow_logits, heatmap, offsets, depth, image_logits)
         observe("voxels", bev if scores is None else scores)
         return output, NanoState(_kept(fused), _kept(matching), inputs.cameras.bda)
 
-    def lift_images(self, inputs: NanoInputs, observe: StageObserver) -> tuple[Tensor, Tensor | None]:
-        """Images -> bird's-eye view [B, C, Y, X] by predicted (and, with LiDAR, measured) depth; and that depth."""
+    def lift_images(self, inputs: NanoInputs, observe: StageObserver) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Images -> bird's-eye view [B, C, Y, X] by predicted (and, with LiDAR, measured) depth; depth; classes."""
         images, cameras, config = inputs.images, inputs.cameras, self.config
         batch, count = images.shape[:2]
         if count == 0:
             x, y = config.coarse_cells
             lifted = config.context_channels * config.lifting_heights
-            return self.camera_branch(images.new_zeros(batch, lifted, y, x)), None
+            return self.camera_branch(images.new_zeros(batch, lifted, y, x)), None, None
         flat = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         observe("images", flat)
         features = self.image_neck(self.image_backbone(flat))
@@ -126,7 +128,8 @@ class Nano(nn.Module):
             observe("depth", depth)
             volume = self._splat(inputs, heads.context.float(), heads.occupancy_logits.float(), depth)
         observe("lifted", volume)
-        return self.camera_branch(volume), depth
+        logits = self.image_classifier(features).unflatten(0, (batch, count)) if self.training else None
+        return self.camera_branch(volume), depth, logits
 
     def _splat(self, inputs: NanoInputs, context: Tensor, transfer: Tensor, depth: Tensor) -> Tensor:
         """Adaptive lifting: [B, Z * C, Y, X], height cells as channels."""

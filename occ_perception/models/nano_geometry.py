@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from occ_perception.geometry import VoxelGrid, inverse, transform_points
-from occ_perception.models.alocc_geometry import camera_tensors, lidar_depth_of
+from occ_perception.models.alocc_geometry import camera_tensors, lidar_depth_maps
 from occ_perception.models.base import ModelInput
 from occ_perception.models.camera_inputs import camera_poses
 from occ_perception.models.lidar_carving_config import OwnVehicle
 from occ_perception.models.nano import FEATURE_STRIDE
 from occ_perception.models.nano_config import NanoConfig
 from occ_perception.ops.frustum import CameraTensors
+from occ_perception.ops.lidar_depth import depth_bins
 
 
 class SensorTensors(NamedTuple):
@@ -25,6 +26,7 @@ class SensorTensors(NamedTuple):
     cameras: CameraTensors
     lidar_occupancy: Tensor  # bool [1, X, Y, Z] voxels with a return
     lidar_depth: Tensor  # int64 [1, n, h, w], -1 without a return
+    lidar_point: Tensor  # int64 [1, n, h, w], which point of the sweep that is (non-finite ones left out), -1 without
     has_lidar: bool
 
 
@@ -44,17 +46,22 @@ def sensor_tensors(
         device: where to.
         grid_from_anchor: float64 [4, 4], if the grid is not the ego frame at the anchor stamp (training labels).
     """
-    inputs = _with_finite_points(inputs)
+    inputs = with_finite_points(inputs)
     cameras, depth = _no_cameras(device), torch.zeros(1, 0, 1, 1, dtype=torch.int64, device=device)
+    point = depth
     if any(inputs.present):
         poses = camera_poses(inputs)
         cameras = camera_tensors(inputs, poses, device, grid_from_anchor)
         size = config.image_size
-        measured = lidar_depth_of(inputs, poses, config, size, FEATURE_STRIDE)
         cells = (1, len(poses.names), size[0] // FEATURE_STRIDE, size[1] // FEATURE_STRIDE)
-        depth = torch.full(cells, -1, device=device) if measured is None else measured.to(device)
+        depth = point = torch.full(cells, -1, device=device)
+        if inputs.frame.lidar:
+            maps = lidar_depth_maps(inputs, poses, (config.depth_start, config.depth_stop), size, FEATURE_STRIDE)
+            metres = torch.stack([nearest.depth for nearest in maps])[None]
+            depth = depth_bins(metres, config.depth_start, config.depth_step, config.depth_bins).to(device)
+            point = torch.stack([nearest.point for nearest in maps])[None].to(device)
     occupied = lidar_occupancy(inputs, config, own_vehicle, grid_from_anchor)
-    return SensorTensors(cameras, occupied[None].to(device), depth, bool(inputs.frame.lidar))
+    return SensorTensors(cameras, occupied[None].to(device), depth, point, bool(inputs.frame.lidar))
 
 
 def lidar_occupancy(
@@ -64,11 +71,7 @@ def lidar_occupancy(
     grid = VoxelGrid(config.grid_origin, config.voxel_size, config.grid_size)
     occupied = torch.zeros(grid.num_voxels, dtype=torch.bool)
     if inputs.frame.lidar:
-        sweep, frame = inputs.frame.lidar[-1], inputs.frame
-        anchor_from_lidar = sweep.ego_from_lidar
-        if frame.odom_from_ego is not None and sweep.odom_from_ego is not None:
-            anchor_from_lidar = inverse(frame.odom_from_ego) @ sweep.odom_from_ego @ sweep.ego_from_lidar
-        points = transform_points(anchor_from_lidar, sweep.points[:, :3].astype(np.float64))
+        points = lidar_in_anchor(inputs)
         points = points[~own_vehicle.contains(points)]
         if grid_from_anchor is not None:
             points = transform_points(grid_from_anchor, points)
@@ -77,7 +80,16 @@ def lidar_occupancy(
     return occupied.view(config.grid_size)
 
 
-def _with_finite_points(inputs: ModelInput) -> ModelInput:
+def lidar_in_anchor(inputs: ModelInput) -> np.ndarray:
+    """The newest sweep's points in the ego frame at the anchor stamp, float64 [P, 3]."""
+    sweep, frame = inputs.frame.lidar[-1], inputs.frame
+    anchor_from_lidar = sweep.ego_from_lidar
+    if frame.odom_from_ego is not None and sweep.odom_from_ego is not None:
+        anchor_from_lidar = inverse(frame.odom_from_ego) @ sweep.odom_from_ego @ sweep.ego_from_lidar
+    return transform_points(anchor_from_lidar, sweep.points[:, :3].astype(np.float64))
+
+
+def with_finite_points(inputs: ModelInput) -> ModelInput:
     """The frame without LiDAR points that are NaN or infinite."""
     if not inputs.frame.lidar:
         return inputs

@@ -13,14 +13,14 @@ from occ_perception.models.nano_types import NanoOutput
 from occ_perception.training.losses import depth_loss
 from occ_perception.training.nano_targets import IGNORE, NanoTargets
 
-_WEIGHTS = {"depth": 0.5, "flow": 0.1, "flow_bins": 0.1, "centres": 0.5, "offsets": 0.2, "dice": 1.0}
+_WEIGHTS = {"depth": 0.5, "image_classes": 0.5, "flow": 0.1, "flow_bins": 0.1, "centres": 0.2, "offsets": 0.2}
 _DICE_SMOOTHING = 1.0
 _CELL_SHARE = 0.2
 _RARE = 4.0  # times the weight of free: the things and "others"
 
 
 def nano_losses(
-    output: NanoOutput, targets: NanoTargets, depth_bins: Tensor, class_weight: Tensor
+    output: NanoOutput, targets: NanoTargets, depth_bins: Tensor, image_classes: Tensor, class_weight: Tensor
 ) -> dict[str, Tensor]:
     """Weighted scalar losses by name; their sum is minimised.
 
@@ -28,11 +28,18 @@ def nano_losses(
         output: of the network in training mode.
         targets: of the batch.
         depth_bins: int64 [B, N, h, w] bin of the nearest LiDAR return, -1 without.
+        image_classes: uint8 [B, N, h, w] class of what a feature cell shows, 255 where not known.
         class_weight: float32 [classes].
     """
     losses = voxel_losses(output, targets.classes, class_weight)
-    if output.depth is not None:
+    if output.depth is not None and output.image_logits is not None:
         losses["depth"] = depth_loss(output.depth, depth_bins)
+        losses["image_classes"] = F.cross_entropy(
+            output.image_logits.flatten(0, 1).float(),
+            image_classes.flatten(0, 1).long(),
+            class_weight[:-1].sqrt(),
+            ignore_index=IGNORE,
+        ).nan_to_num()  # the mean over no cell at all is NaN
     losses.update(velocity_losses(output.flow_logits, targets.velocity))
     losses.update(centre_losses(output.heatmap.float(), output.offsets.float(), targets))
     return {f"loss_{name}": value * _WEIGHTS.get(name, 1.0) for name, value in losses.items()}

@@ -13,20 +13,20 @@ from torch import Tensor, nn
 
 from occ_perception.errors import InvalidInputError
 from occ_perception.frame import CameraImage
-from occ_perception.geometry import inverse
+from occ_perception.geometry import inverse, transform_points
 from occ_perception.models.alocc_config import NUSCENES_CAMERAS
 from occ_perception.models.base import ModelInput
 from occ_perception.models.lidar_carving_config import OwnVehicle
 from occ_perception.models.nano import FEATURE_STRIDE, Nano, class_scores
 from occ_perception.models.nano_config import NanoConfig
-from occ_perception.models.nano_geometry import SensorTensors, sensor_tensors
+from occ_perception.models.nano_geometry import SensorTensors, lidar_in_anchor, sensor_tensors, with_finite_points
 from occ_perception.models.nano_types import NanoInputs, NanoState, columns_from_grid, grid_from_columns
 from occ_perception.ontology import FREE
 from occ_perception.ops.frustum import CameraTensors
 from occ_perception.preprocessing import decode_image
 from occ_perception.training.augmentation import ImageAugmentation, sample_bev_flip, sample_image_augmentation
 from occ_perception.training.nano_losses import nano_losses
-from occ_perception.training.nano_targets import NanoTargets, nano_targets
+from occ_perception.training.nano_targets import IGNORE, NanoTargets, nano_targets
 from occ_perception.training.targets import NO_FLIP, BevFlip
 from occ_perception.training.task import Draw, LabelledFrame, TaskDescription, grid_motion
 
@@ -104,13 +104,16 @@ class NanoTask:
         geometry = self._geometry(sample, augmentations)
         targets = nano_targets(sample.label, self.config.free_class, flip)
         occupancy = geometry.lidar_occupancy & sensors.lidar
+        # A camera that is lost teaches nothing.
+        lost = torch.from_numpy(~sensors.cameras)[:, None, None]
         return {
             "images": torch.stack(images),
             **{name: values[0] for name, values in geometry.cameras._asdict().items() if name != "bda"},
             "bda": flip.matrix(),
             "camera_mask": torch.from_numpy(sensors.cameras),
             "lidar_columns": columns_from_grid(occupancy.flip(_flipped_axes(flip)))[0].contiguous(),
-            "depth_target": geometry.lidar_depth[0],
+            "depth_target": geometry.lidar_depth[0].masked_fill(lost, -1),
+            "image_target": self._image_classes(sample, geometry.lidar_point[0]).masked_fill(lost, IGNORE),
             "lidar_mask": torch.tensor(sensors.lidar),
             "previous_from_current_ego": torch.from_numpy(grid_motion(sample, previous)),
             **targets._asdict(),
@@ -167,9 +170,23 @@ class NanoTask:
             return tensors
         rows = torch.tensor(present).nonzero().squeeze(1)
         height, width = (side // FEATURE_STRIDE for side in self.config.image_size)
-        depth = torch.full((1, _CAMERAS, height, width), -1)
-        depth[:, rows] = tensors.lidar_depth
-        return tensors._replace(cameras=_all_cameras(tensors.cameras, rows), lidar_depth=depth)
+        nothing = torch.full((1, _CAMERAS, height, width), -1)
+        return tensors._replace(
+            cameras=_all_cameras(tensors.cameras, rows),
+            lidar_depth=nothing.index_copy(1, rows, tensors.lidar_depth),
+            lidar_point=nothing.index_copy(1, rows, tensors.lidar_point),
+        )
+
+    def _image_classes(self, sample: LabelledFrame, point: Tensor) -> Tensor:
+        """Class of what each feature cell's nearest LiDAR return hit, by the label's voxel there; uint8 [N, h, w]."""
+        if not sample.frame.lidar:
+            return torch.full(point.shape, IGNORE, dtype=torch.uint8)
+        inputs = with_finite_points(ModelInput(sample.frame))
+        points = transform_points(inverse(sample.ego_from_grid), lidar_in_anchor(inputs))
+        cells, inside = sample.label.grid.cells_of(points)
+        classes = np.where(inside, sample.label.semantics[tuple(cells.T)], IGNORE)
+        classes = np.where(classes < self.config.free_class, classes, IGNORE).astype(np.uint8)
+        return torch.where(point >= 0, torch.from_numpy(classes)[point.clamp(min=0)], IGNORE).to(torch.uint8)
 
     # -- in the training process
 
@@ -179,7 +196,8 @@ class NanoTask:
         """See `TrainingTask.losses`."""
         output, after = network(_network_inputs(batch, starts), NanoState(*state) if state is not None else None)
         targets = NanoTargets(*(batch[name] for name in NanoTargets._fields))
-        return nano_losses(output, targets, batch["depth_target"], self._class_weight.to(batch["bda"].device)), after
+        measured = (batch["depth_target"], batch["image_target"])
+        return nano_losses(output, targets, *measured, self._class_weight.to(batch["bda"].device)), after
 
     def evaluate(
         self, network: nn.Module, batch: dict[str, Tensor], state: Any, starts: tuple[bool, ...]
