@@ -93,6 +93,8 @@ class CameraDeformableAttention(nn.Module):
                 f"camera attention: expected {self.levels} levels and {self.anchors} reference points, got "
                 f"{len(image.shapes)} and {hits.references.shape[1]}"
             )
+        if len(hits.counts) != query.shape[0] * query.shape[1]:
+            raise InvalidInputError(f"camera attention: hits of {len(hits.counts)} queries, got {tuple(query.shape)}")
         values = self.value_projection(image.tokens).unflatten(-1, (self.heads, -1))
         offsets, weights = self._offsets_and_weights(query.flatten(0, 1))
         locations = self._locations(offsets[hits.queries], hits.references, image.shapes)

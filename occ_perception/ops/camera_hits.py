@@ -51,7 +51,7 @@ def camera_hits(points: Tensor, image_from_ego: Tensor, image_size: tuple[int, i
     """
     if points.ndim == 3:
         points = points[:, :, None]
-    if points.ndim != 4 or points.shape[3] != 3 or image_from_ego.shape[2:] != (4, 4):
+    if points.ndim != 4 or points.shape[3] != 3 or image_from_ego.ndim != 4 or image_from_ego.shape[2:] != (4, 4):
         raise InvalidInputError(
             f"camera hits: expected points [B, Q, A, 3] and matrices [B, N, 4, 4], got {tuple(points.shape)} and "
             f"{tuple(image_from_ego.shape)}"
@@ -87,6 +87,8 @@ def hits_per_anchor(points: Tensor, image_from_ego: Tensor, image_size: tuple[in
     The arguments are those of ``camera_hits`` with points [B, Q, A, 3]; ``references`` is [H, 1, 2] and ``counts``
     counts points x cameras.  The same query appears once for each of its points that a camera sees.
     """
+    if points.ndim != 4:
+        raise InvalidInputError(f"camera hits: expected points [B, Q, A, 3], got {tuple(points.shape)}")
     anchors = points.shape[2]
     hits = camera_hits(points.flatten(1, 2), image_from_ego, image_size)
     queries = torch.div(hits.queries, anchors, rounding_mode="floor")
