@@ -76,10 +76,6 @@ class Ground:
         high_u = h[..., 1, 0] * (1 - t) + h[..., 1, 1] * t
         return low_u * (1 - s) + high_u * s
 
-    def class_at(self, uv: np.ndarray) -> np.ndarray:
-        """Occ3D class of the ground at plan points, uint8."""
-        return self.class_ids[self.cells(uv)]
-
 
 def make_ground(rng: np.random.Generator, plan: Plan, palette: Palette, lots: list[Lot], path: np.ndarray) -> Ground:
     """The ground of a plan; `path` is the vehicle's in the plan, [N, 2]."""

@@ -77,12 +77,6 @@ def box(center: Vector, size: Vector, surface: Paint, taper: Vector = (1, 1)) ->
     return loft(np.stack([bottom, top]), surface)
 
 
-def prism(polygon: np.ndarray, bottom: float, top: float, surface: Paint) -> TriangleMesh:
-    """A convex counter-clockwise polygon [N, 2] between two heights."""
-    rings = [np.column_stack([polygon, np.full(len(polygon), height)]) for height in (bottom, top)]
-    return loft(np.stack(rings), surface)
-
-
 def extruded(profile: np.ndarray, width: float, surface: Paint) -> TriangleMesh:
     """A convex side view [N, 2] of (x, z), counter-clockwise with x to the right and z up, `width` wide about y = 0."""
     rings = [np.column_stack([profile[:, 0], np.full(len(profile), y), profile[:, 1]]) for y in (width / 2, -width / 2)]
@@ -164,9 +158,3 @@ def moved(mesh: TriangleMesh, offset: Vector, yaw: float = 0.0) -> TriangleMesh:
     rotation = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
     vertices = mesh.vertices.astype(np.float64) @ rotation.T + np.asarray(offset, np.float64)
     return TriangleMesh(vertices.astype(np.float32), mesh.faces, mesh.class_ids, mesh.materials)
-
-
-def signed_volume(mesh: TriangleMesh) -> float:
-    """Volume of a closed mesh, m3; positive if its faces are counter-clockwise seen from outside."""
-    a, b, c = np.moveaxis(mesh.corners().astype(np.float64), 1, 0)
-    return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6)
