@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,21 +27,25 @@ from occ_perception.ontology import FREE, UNKNOWN
 from occ_perception.ops.threads import one_torch_thread
 from occ_perception.ops.visibility import CameraVisibility
 from occ_perception.preprocessing import ImagePipeline
+from occ_perception.tracking.objects import ObjectsOverTime
+from occ_perception.tracking.settings import TrackingSettings
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SessionSettings(ContinuityLimits):
-    """When temporal state is dropped (see `ContinuityLimits`), and how images are decoded.
+    """When temporal state is dropped (see `ContinuityLimits`), how images are decoded and objects are tracked.
 
     Attributes:
         decode_threads: images of one frame decoded in parallel.
         min_cameras: fewest usable images (of the calibrated cameras) for a model that needs images.
+        tracking: of objects, for models that give them.
     """
 
     decode_threads: int = 2
     min_cameras: int = 1
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
 
 @dataclass
@@ -78,14 +82,16 @@ class Session:
         self._images = ImagePipeline(model.image_spec, self.device) if model.image_spec else None
         grid = model.info.grid
         self._visibility = CameraVisibility(grid.origin, grid.voxel_size, grid.size, self.device)
+        self._objects = ObjectsOverTime(model.info, self.settings.tracking)
         self._past: _Past | None = None
         self._continuity = Continuity(self.settings, uses_images=model.image_spec is not None)
         self._lost = ""  # why there is no state though the frames follow each other
         self._pool = ThreadPoolExecutor(self.settings.decode_threads, thread_name_prefix="decode")
 
     def reset(self) -> None:
-        """Forget everything about earlier frames."""
+        """Forget everything about earlier frames; another stream begins, and ids of objects begin at 1 again."""
         self._past = None
+        self._objects.restart()
         self._continuity.forget()
 
     def close(self) -> None:
@@ -135,13 +141,16 @@ class Session:
         self._keep_state(frame, output)
         with _timed(timings, "postprocess"):
             result = self._publishable(inputs, output)
+        with _timed(timings, "objects"):
+            ids = None if output.instances is None else output.instances.cpu().numpy()
+            pose, continues = frame.odom_from_ego, not reset
+            result |= self._objects.update(frame.stamp_ns, pose, continues, result, ids, output.objects)
         timings.update({f"model/{name}": ms for name, ms in output.stages_ms.items()})
         has_lidar = self.model.uses_lidar and bool(frame.lidar)
         return Occupancy(
             stamp_ns=frame.stamp_ns,
             info=self.model.info,
             **result,
-            objects=output.objects,
             cameras=inputs.cameras,
             cameras_used=tuple(n for n, here in zip(inputs.cameras, inputs.present, strict=True) if here),
             lidar_used=has_lidar if output.lidar_used is None else output.lidar_used,
@@ -248,7 +257,6 @@ class Session:
             "visibility": _array(visibility, np.uint8),
             "confidence": _array(output.confidence, np.uint8),
             "flow": _array(output.flow, np.float32),
-            "instances": _array(output.instances, np.uint16),
             "prediction": _array(semantics, np.uint8),
         }
 
