@@ -6,8 +6,6 @@ Files in ``config/`` only override; you do not need them.  Nothing here needs RO
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -20,14 +18,15 @@ import yaml
 from occ_perception.assembler import AssemblerConfig
 from occ_perception.errors import ConfigurationError
 from occ_perception.models.lidar_carving_config import LidarCarvingConfig, OwnVehicle
+from occ_perception.parameter_checks import check_at_least, check_choice, check_reasonable, checked, unknown_name
 from occ_perception.session import SessionSettings
 from occ_perception.synchroniser import SyncConfig
+from occ_perception.tracking.settings import TrackingSettings
 
 AUTO = "auto"
 NONE = "none"
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-_MOST = 1e6  # of anything: days, or hundreds of kilometres; clocks and timers can still count it
 
 _SECTIONS = ("/**", "perception", "/perception")
 """Sections of a ROS parameter file that are meant for the node, least specific first."""
@@ -71,6 +70,10 @@ class Parameters:
         tf_timeout: how long a set waits for transforms that are late.
         max_gap: longest gap between frames over which the past is kept.
         max_speed: a pose that moves faster has jumped, and the past is dropped; metres per second.
+        tracking: objects keep their ids over time; otherwise they are counted anew in every grid.
+        tracking_memory: how long an object that is not seen keeps its id.
+        tracking_confirm: grids that must have shown an object before it is listed while it is occluded.
+        connect_instances: where a model gives classes only, connected voxels of a class are taken for an object.
         encoding: of ~/voxels: sparse (occupied voxels only) or dense.
         ground_grid_min_height: lower end of the band of ~/ground_grid, above the vehicle's base frame.
         ground_grid_max_height: upper end of it; the height the vehicle needs.
@@ -113,6 +116,10 @@ class Parameters:
     tf_timeout: float = 0.1
     max_gap: float = 2.0
     max_speed: float = 80.0
+    tracking: bool = True
+    tracking_memory: float = 1.0
+    tracking_confirm: int = 2
+    connect_instances: bool = False
     encoding: str = "sparse"
     ground_grid_min_height: float = 0.2
     ground_grid_max_height: float = 2.0
@@ -122,20 +129,20 @@ class Parameters:
     diagnostics_period: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_choice("encoding", self.encoding, ("sparse", "dense"))
-        _check_choice("rectified", self.rectified, (AUTO, "always", "never"))
-        _check_choice("lidar_compensated", self.lidar_compensated, (AUTO, "yes", "no"))
+        check_choice("encoding", self.encoding, ("sparse", "dense"))
+        check_choice("rectified", self.rectified, (AUTO, "always", "never"))
+        check_choice("lidar_compensated", self.lidar_compensated, (AUTO, "yes", "no"))
         if not _DEVICE.fullmatch(self.device):
             raise ConfigurationError(f"device: expected auto, cpu, cuda or cuda:N, got '{self.device}'")
         numbers = {name: value for name, value in vars(self).items() if isinstance(value, int | float)}
         for name, value in {**numbers, **{f"offsets.{k}": v for k, v in self.offsets.items()}}.items():
-            _check_reasonable(name, value)
+            check_reasonable(name, value)
         for name in ("tolerance", "deadline", "silent_after", "max_gap", "max_speed", "diagnostics_period"):
-            _check_at_least(name, getattr(self, name), 1e-3)
+            check_at_least(name, getattr(self, name), 1e-3)
         for name in ("tf_timeout", "discovery_time", "retry_after", "min_cameras", "torch_threads"):
-            _check_at_least(name, getattr(self, name), 0)
+            check_at_least(name, getattr(self, name), 0)
         for name in ("decode_threads", "fallback_after"):
-            _check_at_least(name, getattr(self, name), 1)
+            check_at_least(name, getattr(self, name), 1)
         if not self.ground_grid_min_height < self.ground_grid_max_height:
             raise ConfigurationError(
                 "ground_grid_min_height must be below ground_grid_max_height, "
@@ -149,6 +156,7 @@ class Parameters:
                 )
         self.assembly()
         self.carving()
+        self.session()
 
     @property
     def camera_names(self) -> tuple[str, ...]:
@@ -214,6 +222,9 @@ class Parameters:
             max_speed=self.max_speed,
             decode_threads=self.decode_threads,
             min_cameras=self.min_cameras,
+            tracking=TrackingSettings(
+                self.tracking, self.tracking_memory, self.tracking_confirm, self.connect_instances
+            ),
         )
 
     @classmethod
@@ -225,20 +236,20 @@ class Parameters:
                 type or out of range.
         """
         fields = {f.name: f for f in dataclasses.fields(cls)}
-        checked: dict[str, Any] = {}
+        values_by_name: dict[str, Any] = {}
         offsets: dict[str, float] = {}
         for name, value in values.items():
             if name == "offsets" and isinstance(value, Mapping):
-                offsets |= {str(k): _checked(f"offsets.{k}", v, 0.0) for k, v in value.items()}
+                offsets |= {str(k): checked(f"offsets.{k}", v, 0.0) for k, v in value.items()}
             elif name.startswith("offsets."):
-                offsets[name.removeprefix("offsets.")] = _checked(name, value, 0.0)
+                offsets[name.removeprefix("offsets.")] = checked(name, value, 0.0)
             elif name == "lidar_compensated" and isinstance(value, bool):  # what YAML makes of yes and no
-                checked[name] = "yes" if value else "no"
+                values_by_name[name] = "yes" if value else "no"
             elif name in fields and name != "offsets":
-                checked[name] = _checked(name, value, fields[name].default)
+                values_by_name[name] = checked(name, value, fields[name].default)
             else:
-                raise ConfigurationError(_unknown_name(name, tuple(fields)))
-        return cls(**checked, offsets=offsets)
+                raise ConfigurationError(unknown_name(name, tuple(fields)))
+        return cls(**values_by_name, offsets=offsets)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Parameters:
@@ -257,45 +268,3 @@ class Parameters:
         if not isinstance(content, Mapping):
             raise ConfigurationError(f"parameter file {path}: expected names with values, got {content!r}")
         return cls.from_mapping({k: v for k, v in content.items() if k != "use_sim_time"})
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigurationError(f"{name}: expected one of {', '.join(choices)}, got '{value}'")
-
-
-def _check_reasonable(name: str, value: float) -> None:
-    if not math.isfinite(value) or abs(value) > _MOST:
-        raise ConfigurationError(f"{name}: expected a finite number, at most {_MOST:g}, got {value}")
-
-
-def _check_at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise ConfigurationError(f"{name}: expected at least {least:g}, got {value}")
-
-
-def _checked(name: str, value: Any, default: Any) -> Any:
-    """The value as the type of its default."""
-    if isinstance(default, tuple):
-        items = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else (None,)
-        if all(isinstance(item, str) for item in items):
-            return tuple(item for item in items if item)  # ROS has no typed empty list: [""] stands for it
-    elif isinstance(default, bool):
-        if isinstance(value, bool):
-            return value
-    elif isinstance(default, int):
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-    elif isinstance(default, float):
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    elif isinstance(value, type(default)):
-        return value
-    kind = "list of strings" if isinstance(default, tuple) else type(default).__name__
-    raise ConfigurationError(f"parameter {name}: expected {kind}, got {type(value).__name__} {value!r}")
-
-
-def _unknown_name(name: str, valid: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, valid, 1)
-    hint = f" (did you mean '{near[0]}'?)" if near else ""
-    return f"unknown parameter '{name}'{hint}; the parameters are: {', '.join(valid)}"

@@ -73,6 +73,8 @@ def test_own_section_wins_and_other_nodes_are_ignored(tmp_path):
         ({"own_vehicle_front": -2.0}, "own vehicle: expected finite numbers, rear <= front"),
         ({"own_vehicle_half_width": float("nan")}, "expected (a )?finite number"),
         ({"ground_height": float("inf")}, "expected a finite (number|ground_height)"),
+        ({"tracking_memory": -1.0}, "tracking: expected a memory of 0 s or more"),
+        ({"tracking_confirm": 0}, "1 frame or more, got 1.0 and 0"),
         ({"image_topics": ["/a"]}, "expected one topic for each of the cameras"),
     ],
 )
