@@ -18,7 +18,7 @@ def mount_of(golden):
 @pytest.mark.parametrize("frame", [0, 1])
 def test_official_instances_of_synthetic_frames(shared: Path, frame):
     golden = np.load(shared / "golden" / "metrics_raypq.npz")
-    instances = instances_from_boxes(
+    instances, _ = instances_from_boxes(
         OCC3D.from_dataset(golden["gt_semantics"][frame]),
         golden[f"boxes_lidar_frame{frame}_xyz_lwh_yaw"],
         golden[f"box_names_frame{frame}"],
@@ -29,7 +29,7 @@ def test_official_instances_of_synthetic_frames(shared: Path, frame):
 
 def test_official_instances_of_the_real_keyframe(shared: Path):
     golden = np.load(shared / "golden" / "metrics_voxel_points.npz")
-    instances = instances_from_boxes(
+    instances, _ = instances_from_boxes(
         OCC3D.from_dataset(golden["grid_semantics"]),
         golden["boxes_lidar_xyz_lwh_yaw"],
         golden["box_names"],
@@ -45,13 +45,14 @@ def test_first_box_wins_and_left_overs_go_to_the_nearest():
     semantics[:10, 1, 0] = car
     semantics[11, 1, 0] = road
     boxes = np.array([[2.5, 1.5, 0.5, 4, 1, 1, 0], [5.0, 1.5, 0.5, 4, 1, 1, 0], [5, 1.5, 0.5, 4, 1, 1, 0]], float)
-    instances = instances_from_boxes(semantics, boxes, ["car", "car", "truck"], np.eye(4), grid=grid)
+    instances, rows = instances_from_boxes(semantics, boxes, ["car", "car", "truck"], np.eye(4), grid=grid)
     # centres 0.5 and 4.5 lie on box borders, which count; 7.5 is 0.5 m off, beyond the 0.4 m of the second pass
     assert instances[:10, 1, 0].tolist() == [1, 1, 1, 1, 1, 2, 2, 0, 0, 0]
     assert instances[11, 1, 0] == 3
+    assert rows.tolist() == [0, 1]  # the truck's box has no voxel
     grown = boxes.copy()
     grown[1, 3] = 4.4
-    assert instances_from_boxes(semantics, grown, ["car"] * 3, np.eye(4), grid=grid)[7, 1, 0] == 2
+    assert instances_from_boxes(semantics, grown, ["car"] * 3, np.eye(4), grid=grid).instances[7, 1, 0] == 2
 
 
 def test_bad_boxes_are_named():

@@ -1,9 +1,10 @@
-"""Folding batch normalisation into the convolution before it, for inference."""
+"""Folding batch normalisation into the convolution before it, and the layout of weights, for inference."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
+import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -28,3 +29,12 @@ def fold_batch_norms(module: ModuleT) -> ModuleT:
             fold_batch_norms(child)
         previous_name = name
     return module
+
+
+def lay_out_channels_last(module: nn.Module) -> None:
+    """Give the weights of all convolutions the memory format that suits channels-last maps, in place."""
+    for convolution in module.modules():
+        if isinstance(convolution, _CONVS):
+            flat = isinstance(convolution, nn.Conv2d)
+            layout = torch.channels_last if flat else torch.channels_last_3d
+            convolution.weight.data = convolution.weight.data.contiguous(memory_format=layout)

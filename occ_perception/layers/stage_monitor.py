@@ -20,6 +20,16 @@ def ignore_stages(stage: str, value: Tensor) -> None:
     """The observer that does nothing."""
 
 
+def all_of(*observers: StageObserver) -> StageObserver:
+    """One observer that tells several, in their order."""
+
+    def observe(stage: str, value: Tensor) -> None:
+        for observer in observers:
+            observer(stage, value)
+
+    return observe
+
+
 class StageTimer:
     """Milliseconds between successive stages, measured on the device that computes them."""
 

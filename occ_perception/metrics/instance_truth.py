@@ -34,18 +34,6 @@ def instances_from_boxes(
     ego_from_lidar: np.ndarray,
     ontology: Ontology = OCC3D,
     grid: VoxelGrid = OCC3D_GRID,
-) -> np.ndarray:
-    """Number the instances: things by the box they lie in, every other class as one (see `number_boxes`)."""
-    return number_boxes(semantics, boxes, names, ego_from_lidar, ontology, grid).instances
-
-
-def number_boxes(
-    semantics: np.ndarray,
-    boxes: np.ndarray,
-    names: list[str] | np.ndarray,
-    ego_from_lidar: np.ndarray,
-    ontology: Ontology = OCC3D,
-    grid: VoxelGrid = OCC3D_GRID,
 ) -> NumberedBoxes:
     """Number the instances: things by the box they lie in, every other class as one.
 

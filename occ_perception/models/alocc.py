@@ -15,7 +15,7 @@ from occ_perception.layers.depth_transfer import (
     mix_known_depth,
 )
 from occ_perception.layers.flow_head import FlowHead, bev_summary, correlation_scores
-from occ_perception.layers.folding import fold_batch_norms
+from occ_perception.layers.folding import fold_batch_norms, lay_out_channels_last
 from occ_perception.layers.fpn import FPN
 from occ_perception.layers.history_fusion import (
     HistoryState,
@@ -128,11 +128,7 @@ class ALOcc(nn.Module):
         fold_batch_norms(self.eval().requires_grad_(False))
         if not (self.config.volumetric or self.config.flow or keep_voxel_features):
             self.score_expansion = scores_from_columns(self.final_conv, self.alocc_head)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Conv3d)):
-                flat = isinstance(module, nn.Conv2d)
-                layout = torch.channels_last if flat else torch.channels_last_3d
-                module.weight.data = module.weight.data.contiguous(memory_format=layout)
+        lay_out_channels_last(self)
         return self
 
     def image_features(self, images: Tensor, observe: StageObserver) -> tuple[Tensor, Tensor | None]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from occ_perception.errors import ConfigurationError, InvalidInputError
-from occ_perception.layers.stage_monitor import FiniteMonitor, StageTimer, check_finite_weights
+from occ_perception.layers.stage_monitor import FiniteMonitor, StageTimer, all_of, check_finite_weights
 from occ_perception.models.alocc import LIFTING_STRIDE, ALOcc
 from occ_perception.models.alocc_config import NUSCENES_CAMERAS, ALOccConfig, alocc_config
 from occ_perception.models.alocc_geometry import (
@@ -125,11 +125,7 @@ class ALOccModel:
         replace = stream is None or self._replaces(stream, inputs.frame.stamp_ns)
         network_inputs, network_state = self._network_inputs(inputs, poses, stream, prev_ego_from_ego)
         finite, timer = FiniteMonitor(), StageTimer(self.device)
-
-        def observe(stage: str, value: Tensor) -> None:
-            finite(stage, value)
-            timer(stage, value)
-
+        observe = all_of(finite, timer)
         if stream is not None and replace:
             stream.spent = True
         with arithmetic(self.device, self._precision):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from occ_perception.errors import InvalidInputError
 from occ_perception.layers.depth_net import camera_vector
 from occ_perception.layers.depth_transfer import intra_object_transfer, mix_known_depth
-from occ_perception.layers.folding import fold_batch_norms
+from occ_perception.layers.folding import fold_batch_norms, lay_out_channels_last
 from occ_perception.layers.lifting import lift
 from occ_perception.layers.light_backbone import ConvNormReLU, LightBackbone, TopDownNeck, light_stage
 from occ_perception.layers.light_depth_net import LightDepthNet
@@ -201,9 +201,7 @@ class Nano(nn.Module):
         fold_batch_norms(self.eval().requires_grad_(False))
         self.score_head = _scores_from_columns(self.voxel_head, self.prototypes, self.config.column_voxels)
         self.keeps_features = voxel_features
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+        lay_out_channels_last(self)
         return self
 
 

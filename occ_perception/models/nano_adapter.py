@@ -11,7 +11,7 @@ from torch import Tensor
 
 from occ_perception.errors import InvalidInputError
 from occ_perception.geometry import VoxelGrid
-from occ_perception.layers.stage_monitor import FiniteMonitor, StageTimer, check_finite_weights
+from occ_perception.layers.stage_monitor import FiniteMonitor, StageTimer, all_of, check_finite_weights
 from occ_perception.models.alocc_config import NUSCENES_CAMERAS
 from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput
 from occ_perception.models.camera_inputs import check_images
@@ -87,11 +87,7 @@ class NanoModel:
             raise InvalidInputError(f"temporal state is of {type(state).__name__}, expected {self.config.name}")
         network_inputs = self._network_inputs(inputs, prev_ego_from_ego)
         finite, timer = FiniteMonitor(), StageTimer(self.device)
-
-        def observe(stage: str, value: Tensor) -> None:
-            finite(stage, value)
-            timer(stage, value)
-
+        observe = all_of(finite, timer)
         output, after = self.network(network_inputs, state.network if state else None, observe)
         finite.raise_if_not_finite()
         result = self._published(output)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from occ_perception.layers.deformable_attention import ImageTokens, image_tokens
-from occ_perception.layers.folding import fold_batch_norms
+from occ_perception.layers.folding import fold_batch_norms, lay_out_channels_last
 from occ_perception.layers.fpn import FPN
 from occ_perception.layers.resnet import ResNet
 from occ_perception.layers.stage_monitor import StageObserver, ignore_stages
@@ -97,9 +97,7 @@ class OffsetOccBaseline(nn.Module):
     def prepare_for_inference(self) -> OffsetOccBaseline:
         """Fold what is linear and lay the weights out channels-last; the network cannot be trained or saved after."""
         fold_batch_norms(self.eval().requires_grad_(False))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+        lay_out_channels_last(self)
         return self
 
 

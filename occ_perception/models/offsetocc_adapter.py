@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from occ_perception.layers.stage_monitor import FiniteMonitor, StageTimer, check_finite_weights
+from occ_perception.layers.stage_monitor import FiniteMonitor, StageTimer, all_of, check_finite_weights
 from occ_perception.models.alocc_config import NUSCENES_CAMERAS
 from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput, PerceptionModel
 from occ_perception.models.camera_inputs import camera_poses, check_images, image_from_anchor
@@ -70,11 +70,7 @@ class OffsetOccBaselineModel:
         """
         network_inputs = self._network_inputs(inputs)
         finite, timer = FiniteMonitor(), StageTimer(self.device)
-
-        def observe(stage: str, value: Tensor) -> None:
-            finite(stage, value)
-            timer(stage, value)
-
+        observe = all_of(finite, timer)
         with arithmetic(self.device, self._precision):
             output = self.network(network_inputs, observe)
         finite.raise_if_not_finite()

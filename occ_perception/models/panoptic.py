@@ -29,6 +29,7 @@ from occ_perception.layers.stage_monitor import (
     FiniteMonitor,
     StageObserver,
     StageTimer,
+    all_of,
     check_finite_weights,
     ignore_stages,
 )
@@ -193,11 +194,7 @@ class PanopticModel:
         if features is None:
             raise InvalidInputError(f"{self.info.name}: the base model {self.base.info.name} keeps no voxel features")
         finite, timer = FiniteMonitor(), StageTimer(self.device)
-
-        def observe(stage: str, value: Tensor) -> None:
-            finite(stage, value)
-            timer(stage, value)
-
+        observe = all_of(finite, timer)
         with arithmetic(self.device, self._precision):
             predictions = self.head(features[None], observe)
         finite.raise_if_not_finite()

@@ -11,7 +11,7 @@ from torch import Tensor
 from occ_perception.data.labels import GridLabel
 from occ_perception.errors import InvalidInputError
 from occ_perception.geometry import VoxelGrid, VoxelGroups
-from occ_perception.metrics.instance_truth import number_boxes
+from occ_perception.metrics.instance_truth import instances_from_boxes
 from occ_perception.ontology import Ontology
 from occ_perception.training.task import LabelledFrame
 
@@ -62,7 +62,7 @@ def _numbered(
         box_of[ids[named] - 1] = named
         return label.instances, box_of
     names = [label.ontology.class_names[c] for c in classes]
-    numbered = number_boxes(label.semantics, boxes[:, :7], names, np.eye(4), label.ontology, label.grid)
+    numbered = instances_from_boxes(label.semantics, boxes[:, :7], names, np.eye(4), label.ontology, label.grid)
     others = np.full(int(numbered.instances.max()) - len(numbered.boxes), -1)
     return numbered.instances, np.concatenate([numbered.boxes, others])
 
