@@ -51,7 +51,7 @@ def test_defaults_need_no_file_and_files_only_override(tmp_path):
         ("learning_rate: {peak: .nan}", r"learning_rate.peak: expected a finite number"),
         ("batch_size: 0", r"batch_size: expected 1 or more, got 0"),
         ("optimizer: {weight_decay: -1}", r"optimizer.weight_decay: expected 0 or more"),
-        ("loader: {damaged: ignore}", r"loader: damaged: expected stop or skip, got 'ignore'"),
+        ("loader: {damaged: ignore}", r"loader.damaged: expected one of stop, skip, got 'ignore'"),
         ("active_training: {share: 1.5}", r"active_training: .*share <= 1"),
         ("- 1", r"expected names with values"),
         ("a: [", r"training configuration .*run.yaml"),

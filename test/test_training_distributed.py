@@ -1,5 +1,6 @@
 """Several processes train as one would, resume, and stop together (real processes, gloo on loopback)."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -23,23 +24,39 @@ from occ_perception.training.state_codec import decode, encode
 TOY = Path(__file__).parent / "toy_training.py"
 
 
-def launch(processes, folder, changes, mode="fresh"):
-    """The toy run under torchrun, in the background."""
-    folder.mkdir(exist_ok=True)
-    (folder / "toy.yaml").write_text(yaml.safe_dump(merged(TOY_CONFIG, changes)))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    run += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
-    return subprocess.Popen(
-        [*run, str(TOY), str(folder / "toy.yaml"), str(folder), mode],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+PATIENCE_S = 240
+
+
+@pytest.fixture
+def launch():
+    """Starts the toy run under torchrun; whatever is left of it ends with the test."""
+    launched = []
+
+    def start(processes, folder, changes, mode="fresh"):
+        folder.mkdir(exist_ok=True)
+        (folder / "toy.yaml").write_text(yaml.safe_dump(merged(TOY_CONFIG, changes)))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+        run += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+        launched.append(
+            subprocess.Popen(
+                [*run, str(TOY), str(folder / "toy.yaml"), str(folder), mode], start_new_session=True,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        )  # fmt: skip
+        return launched[-1]
+
+    yield start
+    for process in launched:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def finished(process):
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     return output
 
@@ -48,8 +65,10 @@ def figures(folder, kind, name):
     return {e["iteration"]: e[name] for e in read_journal(folder) if e["kind"] == kind}
 
 
-def test_two_processes_agree_with_one_and_resume_exactly(tmp_path):
-    settings = {"iterations": 12, "checkpoints": {"every": 7}}
+def test_two_processes_agree_with_one_and_resume_exactly(tmp_path, launch):
+    # Six steps over all 22 frames, then three over the hardest, then all again.
+    active = {"enabled": True, "share": 0.5}
+    settings = {"iterations": 12, "checkpoints": {"every": 7}, "active_training": active}
     one = launch(1, tmp_path / "one", merged(settings, {"batch_size": 4}))
     accumulated = launch(2, tmp_path / "two", merged(settings, {"batch_size": 1, "accumulate": 2}))
     finished(one)
@@ -75,16 +94,16 @@ def test_two_processes_agree_with_one_and_resume_exactly(tmp_path):
     ]
 
     alone = launch(1, tmp_path / "parts", merged(short, {"iterations": 14}), "resume")
-    output, _ = alone.communicate(timeout=120)
+    output, _ = alone.communicate(timeout=PATIENCE_S)
     assert alone.returncode != 0
     assert "was trained by 2 processes, these are 1" in output
 
 
-def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
+def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path, launch):
     process = launch(
         2, tmp_path, {"iterations": 400, "checkpoints": {"every": 0}, "task": {"settings": {"slow_s": 0.05}}}
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while max(figures(tmp_path, "training", "loss"), default=0) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)

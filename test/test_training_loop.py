@@ -1,6 +1,5 @@
-"""The training loop: it learns, resumes exactly, stops when it must and says why."""
+"""The training loop: it learns, resumes exactly, stops when it is told, and publishes what it learnt."""
 
-import errno
 import json
 import os
 import signal
@@ -18,15 +17,10 @@ from safetensors.torch import load_file
 from toy_training import TOY_CONFIG, ToySource, ToyTask, merged, toy_config, toy_trainer
 
 from occ_perception.data.sharding import Shard
-from occ_perception.errors import ConfigurationError, DatasetError, NumericsError, OutOfResourcesError, WeightsError
+from occ_perception.errors import ConfigurationError, WeightsError
 from occ_perception.models import create_model
-from occ_perception.training import checkpoint
-from occ_perception.training.active_training import ActiveTrainingSettings, Curriculum
-from occ_perception.training.distributed import Ranks
-from occ_perception.training.guards import explained_failures
-from occ_perception.training.loader import BatchLoader, LoaderSettings
 from occ_perception.training.model_card import export_weights
-from occ_perception.training.order import TrainingOrder, validation_order
+from occ_perception.training.order import validation_order
 from occ_perception.training.progress import read_journal
 from occ_perception.training.task import TaskDescription
 
@@ -86,18 +80,34 @@ def same_tensors(first, second):
     return set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def start(config, folder, *arguments):
-    """The toy run in a process of its own."""
-    folder.mkdir(exist_ok=True)
-    file = folder / "toy.yaml"
-    file.write_text(yaml.safe_dump(config))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(TOY), str(file), str(folder), *(arguments or ("fresh",))]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+PATIENCE_S = 240  # of tests with processes; on a quiet machine they take seconds
+
+
+@pytest.fixture
+def start():
+    """Starts the toy run in a process of its own; whatever is left of it ends with the test."""
+    processes = []
+
+    def launch(config, folder, mode="fresh"):
+        folder.mkdir(exist_ok=True)
+        file = folder / "toy.yaml"
+        file.write_text(yaml.safe_dump(config))
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, str(TOY), str(file), str(folder), mode],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        )  # fmt: skip
+        return processes[-1]
+
+    yield launch
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 def wait_for(folder, iteration):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if max(losses_of(folder), default=0) >= iteration:
             return
@@ -105,7 +115,7 @@ def wait_for(folder, iteration):
     raise TimeoutError(f"iteration {iteration} was not reached")
 
 
-def test_killed_in_the_middle_and_resumed(tmp_path):
+def test_killed_in_the_middle_and_resumed(tmp_path, start):
     slow = merged(TOY_CONFIG, {"iterations": 30, "task": {"settings": {"dropout": 0.3, "slow_s": 0.05}}})
     whole = start(slow, tmp_path / "whole")
     killed = start(slow, tmp_path / "killed")
@@ -115,22 +125,22 @@ def test_killed_in_the_middle_and_resumed(tmp_path):
     interrupted = losses_of(tmp_path / "killed")
     assert 12 <= max(interrupted) < 30
     resumed = start(slow, tmp_path / "killed", "resume")
-    assert resumed.wait(60) == 0, resumed.stdout.read()
+    assert resumed.wait(PATIENCE_S) == 0, resumed.stdout.read()
     assert "going on from iteration 1" in resumed.stdout.read()  # 10, or 15 if the kill came late
-    assert whole.wait(60) == 0, whole.stdout.read()
+    assert whole.wait(PATIENCE_S) == 0, whole.stdout.read()
     assert losses_of(tmp_path / "killed") == losses_of(tmp_path / "whole")
     assert interrupted.items() <= losses_of(tmp_path / "whole").items()
     assert same_tensors(tmp_path / "killed" / "final.safetensors", tmp_path / "whole" / "final.safetensors")
 
 
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 2)])
-def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number, workers):
+def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, start, number, workers):
     settings = {"iterations": 500, "checkpoints": {"every": 0}, "loader": {"workers": workers}}
     slow = merged(TOY_CONFIG, {**settings, "task": {"settings": {"slow_s": 0.05}}})
     process = start(slow, tmp_path)
     wait_for(tmp_path, 3)
     process.send_signal(number)
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE_S) == 0
     output = process.stdout.read()
     assert f"{number.name}: iteration " in output
     assert "Traceback" not in output
@@ -147,144 +157,6 @@ def test_other_settings_are_not_resumed(tmp_path):
         other.resume()
     assert "seed: was 3, is 4" in str(caught.value)
     assert "iterations" not in str(caught.value)  # may change
-
-
-def test_damaged_checkpoints_are_refused(tmp_path):
-    toy_trainer(toy_config(), tmp_path).run()
-    file = tmp_path / "checkpoint.pt"
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(WeightsError, match="cannot be read"):
-        toy_trainer(toy_config(), tmp_path).resume()
-    torch.save({"format": 1, "config": ToyTask}, file)
-    with pytest.raises(WeightsError, match="cannot be read"):  # nothing but plain values is unpickled
-        toy_trainer(toy_config(), tmp_path).resume()
-
-
-@pytest.mark.parametrize("name", ["loss", "gradient"])
-def test_numbers_that_are_not_finite_stop_and_are_saved(tmp_path, name, monkeypatch):
-    trainer = toy_trainer(toy_config(task={"settings": {"explode_at": 4 if name == "loss" else -1}}), tmp_path)
-    if name == "gradient":
-        monkeypatch.setattr(
-            trainer.learner, "_clipped", lambda: torch.tensor(torch.nan if trainer.iteration == 4 else 1)
-        )
-    with pytest.raises(NumericsError, match=r"iteration 4: .*loss_class .* samples .*failure_00000004_rank0.pt"):
-        trainer.run()
-    saved = torch.load(tmp_path / "failure_00000004_rank0.pt", weights_only=True)
-    assert set(saved["losses"]) == {"loss", "loss_class", "loss_size"}
-    assert len(saved["samples"]) == len(saved["batch"]["colours"]) == 2
-    assert all(torch.isfinite(value).all() for value in saved["network"].values())
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory"),
-        MemoryError(),
-    ],
-)
-def test_out_of_memory_says_what_to_lower(tmp_path, error, monkeypatch):
-    trainer = toy_trainer(toy_config(), tmp_path)
-
-    def no_memory(*arguments):
-        raise error
-
-    monkeypatch.setattr(trainer.task, "losses", no_memory)
-    with pytest.raises(OutOfResourcesError) as caught:
-        trainer.run()
-    for advice in ("batch_size (now 2)", "accumulate (now 1)", "compute.precision (now float32)"):
-        assert advice in str(caught.value)
-
-
-def test_other_errors_are_not_taken_for_lack_of_memory():
-    with pytest.raises(RuntimeError, match="shapes"), explained_failures(toy_config()):
-        raise RuntimeError("shapes do not match")
-
-
-def test_a_full_disk_keeps_the_checkpoint_and_goes_on(tmp_path, monkeypatch, caplog):
-    toy_trainer(toy_config(iterations=5), tmp_path).run()
-    before = (tmp_path / "checkpoint.pt").read_bytes()
-    trainer = toy_trainer(toy_config(iterations=12), tmp_path)
-    trainer.resume()
-
-    def full(path, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "write_whole", full)
-    with pytest.raises(OutOfResourcesError, match="disk is full"):  # the last one must be written
-        trainer.run()
-    assert trainer.iteration == 12
-    assert "goes on without a new checkpoint" in caplog.text  # that of iteration 10
-    assert (tmp_path / "checkpoint.pt").read_bytes() == before
-
-
-def batches(workers, source=None, steps=9, **settings):
-    loader = BatchLoader(source or ToySource(), ToyTask(), LoaderSettings(workers=workers, **settings), seed=3)
-    order = TrainingOrder(ToySource().scene_lengths, 3, Shard(), 3)
-    return list(loader.steps(order, 3, 2, steps)), loader
-
-
-def test_batches_do_not_depend_on_the_number_of_workers():
-    reference, _ = batches(0)
-    for workers in (1, 2, 5):
-        for expected, batch in zip(reference, batches(workers)[0], strict=True):
-            assert (batch.starts, batch.samples) == (expected.starts, expected.samples)
-            assert all(torch.equal(batch.tensors[name], expected.tensors[name]) for name in expected.tensors)
-
-
-def test_batches_draw_nothing_from_the_global_generator():
-    loader = BatchLoader(ToySource(), ToyTask(), LoaderSettings(workers=1), seed=3)
-    order = TrainingOrder(ToySource().scene_lengths, 3, Shard(), 3)
-    torch.manual_seed(5)
-    expected = torch.rand(1)
-    torch.manual_seed(5)
-    list(loader.steps(order, 3, 0, 2))
-    assert torch.equal(torch.rand(1), expected)
-
-
-def test_streams_are_consecutive_and_share_their_draw():
-    apart = [batch.tensors["apart"].tolist() for batch in batches(0)[0]]
-    starts = [batch.starts for batch in batches(0)[0]]
-    assert all((a == 0) == s for row, begun in zip(apart, starts, strict=True) for a, s in zip(row, begun, strict=True))
-    assert {a for row in apart for a in row} == {0, 1}
-
-
-def test_damaged_frames_stop_or_are_replaced(caplog):
-    source = ToySource(damaged={(0, 1), (2, 4)})
-    with pytest.raises(DatasetError, match=r"scene.*/data/scene\d/frame\d.npz is damaged.*loader.damaged"):
-        batches(0, source)
-    kept, loader = batches(2, source, steps=12, damaged="skip")
-    assert loader.damaged > 0
-    assert "/data/scene0/frame1.npz is damaged" in caplog.text
-    for batch in kept:
-        for sample, starts in zip(batch.samples, batch.starts, strict=True):
-            if sample in source.damaged or (sample[0], sample[1] - 1) in source.damaged:
-                assert starts  # no stream goes on over a gap
-    with pytest.raises(DatasetError, match=r"loader.max_damaged is 0"):
-        batches(0, source, damaged="skip", max_damaged=0)
-
-
-class DyingSource(ToySource):
-    def load(self, scene, frame):
-        if torch.utils.data.get_worker_info() is not None:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().load(scene, frame)
-
-
-def test_a_dead_worker_ends_the_run(tmp_path):
-    trainer = toy_trainer(toy_config(loader={"workers": 1}), tmp_path, DyingSource())
-    with pytest.raises(DatasetError, match="loader process died"):
-        trainer.run()
-
-
-class BrokenSource(ToySource):
-    def load(self, scene, frame):
-        raise ZeroDivisionError("a bug")
-
-
-def test_a_bug_in_a_worker_is_not_hidden():
-    with pytest.raises(ZeroDivisionError, match="a bug"):
-        batches(1, BrokenSource())
 
 
 def test_accumulated_parts_are_the_big_batch(tmp_path):
@@ -324,34 +196,6 @@ def test_validation_scores_every_frame_once(tmp_path):
         [r.counts for step in validation_order((4,), (0,), 1, Shard(i, 2)).steps(0, 4) for r in step] for i in (0, 1)
     ]
     assert alone == [[True] * 4, [False] * 4]
-
-
-def curriculum(unit="frame", share=0.5, lengths=(4, 4)):
-    settings = ActiveTrainingSettings(enabled=True, share=share, unit=unit)
-    return Curriculum(settings, lengths, 2, Ranks(Shard(), torch.device("cpu")), seed=0)
-
-
-def play(curriculum, loss):
-    """One phase; the frames it trained on."""
-    phase = curriculum.phase()
-    seen = []
-    for step in phase.order.steps(phase.first, phase.steps):
-        samples = tuple((r.scene, r.frame) for r in step)
-        curriculum.record(samples, torch.tensor([float(loss(*sample)) for sample in samples]))
-        seen += [(r.scene, r.frame) for r in step if r.counts]
-    curriculum.advance()
-    return seen
-
-
-def test_active_training_trains_the_hardest_again():
-    active = curriculum()
-    assert len(play(active, lambda scene, frame: 10.0 * scene + frame)) == 8
-    assert sorted(play(active, lambda scene, frame: 1.0)) == [(1, 0), (1, 1), (1, 2), (1, 3)]
-    assert len(play(active, lambda scene, frame: -frame)) == 8  # and everything again
-    assert sorted(play(active, lambda scene, frame: 1.0)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    by_half = curriculum("half")
-    play(by_half, lambda scene, frame: {(0, 0): 9.0, (1, 3): 5.0}.get((scene, frame), 1.0))
-    assert sorted(play(by_half, lambda scene, frame: 1.0)) == [(0, 0), (0, 1), (1, 2), (1, 3)]
 
 
 def test_active_training_resumes_in_the_middle_of_a_phase(tmp_path):

@@ -94,7 +94,8 @@ class ToyTask:
         if iteration == self.settings.explode_at:
             logits = logits * torch.inf
         loss = nn.functional.cross_entropy(logits, batch["classes"], reduction="none").mean(dim=(1, 2, 3))
-        return {"loss_class": loss, "loss_size": 1e-3 * logits.square().mean()}, (features.detach(), iteration)
+        size = 1e-3 * logits.square().mean(dim=(1, 2, 3, 4))
+        return {"loss_class": loss, "loss_size": size}, (features.detach(), iteration)
 
     def _memory(self, batch, state, starts):
         if state is None:

@@ -13,6 +13,7 @@ from torch import nn
 from occ_perception.errors import ConfigurationError, WeightsError
 from occ_perception.training.configuration import TaskChoice, TrainingConfig, read_config
 from occ_perception.training.distributed import Ranks
+from occ_perception.training.guards import explained_failures
 from occ_perception.training.loop import Trainer, has_checkpoint, prepare_pytorch
 from occ_perception.training.sources import open_source
 from occ_perception.training.tasks import create_task
@@ -45,7 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError(f"{folder} holds a run already; --resume goes on, -o takes another folder")
     ranks = Ranks.join(config.device)
     try:
-        _trainer(config, folder, ranks, arguments.resume).run()
+        with explained_failures(config):
+            trainer = _trainer(config, folder, ranks, arguments.resume)
+        trainer.run()
     finally:
         ranks.leave()
     return 0
@@ -62,7 +65,6 @@ def _trainer(config: TrainingConfig, folder: Path, ranks: Ranks, resume: bool) -
         raise ConfigurationError("data.training.kind: expected nuscenes or world, got none")
     validation = open_source(config.data.validation)
     task = create_task(config.task.name, config.task.settings)
-    trainer = None
     if config.task.initial_weights and not resume:
         load_initial_weights(task.network, config.task)
     trainer = Trainer(config, task, source, validation, folder, ranks)

@@ -63,7 +63,7 @@ def explained_failures(config: TrainingConfig) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
         if _is_out_of_memory(error):
             raise OutOfResourcesError(memory_advice(config, error)) from error
         if is_worker_death(error):
@@ -72,7 +72,7 @@ def explained_failures(config: TrainingConfig) -> Iterator[None]:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     return "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
 

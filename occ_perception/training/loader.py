@@ -12,7 +12,7 @@ import signal
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -65,12 +65,10 @@ class LoaderSettings:
 
     workers: int = 2
     prefetch: int = 2
-    damaged: str = "stop"
+    damaged: Literal["stop", "skip"] = "stop"
     max_damaged: int = 100
 
     def __post_init__(self) -> None:
-        if self.damaged not in ("stop", "skip"):
-            raise ConfigurationError(f"damaged: expected stop or skip, got '{self.damaged}'")
         if self.workers < 0 or self.prefetch < 1 or self.max_damaged < 0:
             raise ConfigurationError("workers and max_damaged must be 0 or more, prefetch 1 or more")
 
@@ -156,12 +154,16 @@ class _Portions(IterableDataset):
     def __init__(self, preparer: SamplePreparer, order: FrameOrder, first: int, count: int) -> None:
         self._preparer, self._order, self._first, self._count = preparer, order, first, count
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | OccPerceptionError]:
         worker = get_worker_info()
         index, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for requests in self._order.steps(self._first, self._count):
             slots = range(len(requests) * index // workers, len(requests) * (index + 1) // workers)
-            yield self._portion(slots, requests)
+            try:
+                yield self._portion(slots, requests)
+            except OccPerceptionError as error:  # handed over, so that its message reaches the user without a traceback
+                yield error
+                return
 
     def _portion(self, slots: range, requests: tuple[SampleRequest, ...]) -> Batch:
         mine = [requests[slot] for slot in slots]
@@ -216,7 +218,7 @@ class BatchLoader:
         portions = iter(loader)
         try:
             for _ in range(count):
-                batch = _joined([next(portions) for _ in range(max(workers, 1))])
+                batch = _joined([_portion_of(next(portions)) for _ in range(max(workers, 1))])
                 self._report(batch.damages)
                 yield batch
         except RuntimeError as error:
@@ -245,6 +247,12 @@ class BatchLoader:
                 f"{self.damaged} batches with damaged frames, loader.max_damaged is {self._settings.max_damaged}; "
                 f"the last: {damages[0]}"
             )
+
+
+def _portion_of(result: Batch | OccPerceptionError) -> Batch:
+    if isinstance(result, OccPerceptionError):
+        raise result
+    return result
 
 
 def _unchanged(batch: Any) -> Any:

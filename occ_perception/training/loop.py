@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -28,6 +24,7 @@ from occ_perception.training.model_card import export_weights, git_commit, hardw
 from occ_perception.training.progress import Journal, Meter, line_text
 from occ_perception.training.settings import to_mapping
 from occ_perception.training.sources import OpenSource
+from occ_perception.training.stop_request import StopRequest
 from occ_perception.training.task import TrainingTask
 from occ_perception.training.validation import ValidationResult, Validator
 from occ_perception.training.voxel_pictures import side_by_side
@@ -35,28 +32,6 @@ from occ_perception.training.voxel_pictures import side_by_side
 logger = logging.getLogger(__name__)
 
 FINAL, BEST = "final.safetensors", "best.safetensors"
-
-
-class StopRequest:
-    """SIGTERM and Ctrl-C let the running step finish; a second Ctrl-C ends at once."""
-
-    def __init__(self) -> None:
-        self.asked = ""
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle the signals within."""
-        kept = {number: signal.signal(number, self._heard) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in kept.items():
-                signal.signal(number, handler)
-
-    def _heard(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = signal.Signals(number).name
 
 
 class Trainer:

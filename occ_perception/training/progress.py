@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from occ_perception.files import write_whole
 from occ_perception.training.configuration import TrainingConfig
 from occ_perception.training.distributed import Ranks
 
@@ -32,11 +33,10 @@ class Journal:
     """
 
     def __init__(self, folder: Path, tensorboard: bool, iteration: int) -> None:
-        self._path = folder / JOURNAL
-        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / JOURNAL
         kept = [entry for entry in read_journal(folder) if entry["iteration"] <= iteration]
-        self._path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-        self._file = self._path.open("a", buffering=1)
+        write_whole(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+        self._file = path.open("a", buffering=1)
         self._board = _summary_writer(folder / "tensorboard", iteration) if tensorboard else None
 
     def scalars(self, kind: str, iteration: int, values: dict[str, float]) -> None:
