@@ -1,4 +1,4 @@
-"""Speed and memory of OffsetOcc: wall and CPU time per frame, wall time per stage, peak memory; with the paper's figures.
+"""Speed and memory of OffsetOcc: wall and CPU time per frame, wall time per stage, peak memory, the paper's figures.
 
     python benchmarks/offsetocc.py --variants offsetocc offsetocc-small --threads 2
 

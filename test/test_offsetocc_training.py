@@ -39,8 +39,12 @@ PEDESTRIAN_ROW = OCC3D.thing_ids.index(PEDESTRIAN)
 # -- targets
 
 
+def _object_targets(frame, things=OCC3D.thing_ids):
+    return object_targets(frame, things)
+
+
 def test_targets_of_labelled_instances():
-    targets = object_targets(labelled_frame())
+    targets = _object_targets(labelled_frame())
     assert targets.classes[:4].tolist() == [CAR_ROW, CAR_ROW, PEDESTRIAN_ROW, BACKGROUND]
     assert targets.classes.shape == (MAX_OBJECTS,)
     torch.testing.assert_close(targets.centres[0], torch.tensor([2.0, -1.6, 0.2]))
@@ -48,7 +52,7 @@ def test_targets_of_labelled_instances():
 
 
 def test_targets_of_boxes_alone_are_the_same():
-    expected, found = object_targets(labelled_frame()), object_targets(labelled_frame(instances=False))
+    expected, found = _object_targets(labelled_frame()), _object_targets(labelled_frame(instances=False))
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
@@ -57,7 +61,7 @@ def test_objects_that_no_camera_sees_are_left_out_but_hidden_voxels_are_not():
     seen = np.zeros(GRID.size, bool)
     seen[15, 6, 3] = True  # one voxel of the first car
     frame = dataclasses.replace(frame, label=dataclasses.replace(frame.label, mask_camera=seen))
-    targets = object_targets(frame)
+    targets = _object_targets(frame)
     assert targets.classes[:2].tolist() == [CAR_ROW, BACKGROUND]
     assert int((targets.instances == 1).sum()) == 48
     assert int(targets.instances.max()) == 1
@@ -72,23 +76,30 @@ def test_ids_without_a_box_and_boxes_without_an_id():
         label=dataclasses.replace(frame.label, instances=instances),
         box_ids=np.array([1, 0, 3]),  # the second box has no voxels
     )
-    targets = object_targets(frame)
+    targets = _object_targets(frame)
     assert targets.classes[:3].tolist() == [CAR_ROW, PEDESTRIAN_ROW, BACKGROUND]
     assert int(targets.instances.max()) == 2
     with pytest.raises(InvalidInputError, match="boxes"):
-        object_targets(dataclasses.replace(frame, boxes=None))
+        _object_targets(dataclasses.replace(frame, boxes=None))
 
 
 def test_more_objects_than_rows_leave_out_the_smallest():
     cells = [(CAR, (x, y, 3 + z), (1, 1, 1)) for z in range(1) for x in range(24) for y in range(12)]
     big = (PEDESTRIAN, (0, 20, 3), (2, 2, 2))
-    targets = object_targets(labelled_frame(objects=(*cells, big)))
+    targets = _object_targets(labelled_frame(objects=(*cells, big)))
     assert int((targets.classes >= 0).sum()) == MAX_OBJECTS
     assert PEDESTRIAN_ROW in targets.classes.tolist()
 
 
+def test_only_things_are_objects():
+    targets = _object_targets(labelled_frame(), things=(PEDESTRIAN,))
+    assert targets.classes[:2].tolist() == [0, BACKGROUND]
+    assert int((targets.instances > 0).sum()) == 16
+    assert int(_object_targets(labelled_frame(objects=())).classes.max()) == BACKGROUND
+
+
 def test_voxels_of_objects():
-    targets = object_targets(labelled_frame())
+    targets = _object_targets(labelled_frame())
     voxels = object_voxels(targets.instances, 3, GRID)
     assert [len(v) for v in voxels] == [48, 48, 16]
     torch.testing.assert_close(voxels[0].mean(dim=0), targets.centres[0], atol=1e-5, rtol=0)
@@ -145,7 +156,7 @@ def _head(config=HEAD):
 
 
 def _targets(*frames):
-    return ObjectTargets(*map(torch.stack, zip(*map(object_targets, frames), strict=True)))
+    return ObjectTargets(*map(torch.stack, zip(*map(_object_targets, frames), strict=True)))
 
 
 def _losses(head, features, targets, settings=SETTINGS):
@@ -232,7 +243,7 @@ def test_more_objects_than_queries():
 def test_a_frame_without_objects_still_gives_every_parameter_a_gradient():
     head = _head()
     found = _losses(head, torch.randn(1, 32, 12, 12, 4), _targets(labelled_frame(objects=())))
-    assert float(found.losses["loss_offset"]) == float(found.losses["loss_centre"]) == 0
+    assert all(float(found.losses[name].detach()) == 0 for name in ("loss_offset", "loss_score", "loss_centre"))
     sum(v.sum() for v in found.losses.values()).backward()
     assert [name for name, p in head.named_parameters() if p.grad is None] == []
 

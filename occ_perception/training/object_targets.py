@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,6 @@ from occ_perception.data.labels import GridLabel
 from occ_perception.errors import InvalidInputError
 from occ_perception.geometry import VoxelGrid, VoxelGroups
 from occ_perception.metrics.instance_truth import instances_from_boxes
-from occ_perception.ontology import Ontology
 from occ_perception.training.task import LabelledFrame
 
 MAX_OBJECTS = 256
@@ -23,17 +23,21 @@ class ObjectTargets(NamedTuple):
     """Objects of one frame (no batch axis) or of B frames."""
 
     instances: Tensor  # int16 [..., X, Y, Z]: row of the voxel's object + 1, 0 for none
-    classes: Tensor  # int64 [..., MAX_OBJECTS]: position among the ontology's things; -1: no object in this row
+    classes: Tensor  # int64 [..., MAX_OBJECTS]: position among the thing classes; -1: no object in this row
     centres: Tensor  # float32 [..., MAX_OBJECTS, 3]: centre of the box, metres, frame of the label's grid
 
 
-def object_targets(sample: LabelledFrame) -> ObjectTargets:
+def object_targets(sample: LabelledFrame, things: Sequence[int]) -> ObjectTargets:
     """The objects of which at least one voxel is seen by a camera; their hidden voxels belong to them too.
 
     Voxels that no box claims belong to no object.
 
+    Args:
+        sample: a frame with boxes.
+        things: the classes whose objects count, ids of the label's ontology.
+
     Raises:
-        InvalidInputError: the frame has no boxes, or more classes or ids than boxes.
+        InvalidInputError: the frame has no boxes.
     """
     label = sample.label
     if sample.boxes is None or sample.box_classes is None:
@@ -41,13 +45,16 @@ def object_targets(sample: LabelledFrame) -> ObjectTargets:
     instances, boxes = _numbered(label, sample.boxes, sample.box_classes, sample.box_ids)
     groups = VoxelGroups.of(instances)
     rows = boxes[groups.ids - 1]
-    kept = np.flatnonzero(_seen(groups, label.mask_camera) & (rows >= 0))
+    positions = np.full(label.ontology.num_classes, -1)
+    positions[list(things)] = np.arange(len(things))
+    classes = np.where(rows >= 0, positions[sample.box_classes[rows]], -1) if len(sample.boxes) else rows
+    kept = np.flatnonzero(_seen(groups, label.mask_camera) & (classes >= 0))
     kept = kept[np.sort(np.argsort(-groups.counts[kept], kind="stable")[:MAX_OBJECTS])]
     numbers = np.zeros(len(groups), np.int64)
     numbers[kept] = np.arange(1, len(kept) + 1)
     return ObjectTargets(
         torch.from_numpy(groups.renumbered(numbers, label.grid.num_voxels).astype(np.int16).reshape(label.grid.size)),
-        _padded(_thing_rows(sample.box_classes[rows[kept]], label.ontology), -1),
+        _padded(classes[kept], -1),
         _padded(sample.boxes[rows[kept], :3].astype(np.float32), 0.0),
     )
 
@@ -72,13 +79,6 @@ def _seen(groups: VoxelGroups, mask_camera: np.ndarray | None) -> np.ndarray:
     if mask_camera is None or not len(groups):
         return np.ones(len(groups), bool)
     return np.logical_or.reduceat(mask_camera.reshape(-1)[groups.voxels], groups.starts[:-1])
-
-
-def _thing_rows(classes: np.ndarray, ontology: Ontology) -> np.ndarray:
-    """Class ids to positions among the things, int64 [n]."""
-    positions = np.full(ontology.num_classes, -1)
-    positions[list(ontology.thing_ids)] = np.arange(len(ontology.thing_ids))
-    return positions[classes]
 
 
 def _padded(values: np.ndarray, fill: float) -> Tensor:

@@ -80,7 +80,7 @@ class PanopticTask:
 
     def prepare(self, sample: LabelledFrame, previous: LabelledFrame | None, draw: Draw | None) -> dict[str, Tensor]:
         """See `TrainingTask.prepare`."""
-        targets = object_targets(sample)._asdict()
+        targets = object_targets(sample, _panoptic(self.network).head.things)._asdict()
         return {
             **self.base.prepare(sample, previous, draw),
             **{_PREFIX + name: value for name, value in targets.items()},
