@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +14,12 @@ _STATUS = Path("/proc/self/status")
 def peak_extra_mb(run: Callable[[], object]) -> float | None:
     """Highest resident memory during one call minus that before it, MB (10^6 bytes); None where Linux is not.
 
-    The kernel's own high-water mark, so nothing between two samples is missed.  Memory that the allocator kept from
-    earlier calls does not count again: measure the first large call of a process.
+    The kernel's own high-water mark, so nothing between two samples is missed.
     """
     if not _STATUS.exists():
         return None
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what the allocator kept from earlier calls would not count again
     Path("/proc/self/clear_refs").write_text("5")  # the mark falls to the present value
     before = _kilobytes("VmRSS")
     run()

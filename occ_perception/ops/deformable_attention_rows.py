@@ -23,6 +23,7 @@ from occ_perception.ops.deformable_attention_reference import Level
 
 _TAPS_FORWARD = 2**20
 _TAPS_BACKWARD = 2**22  # every block sums the whole table once: fewer, larger blocks
+_TAPS_GATHERED = 2**17  # stays in the cache
 
 
 def sample_levels_rows(
@@ -59,9 +60,9 @@ class _SampleLevels(torch.autograd.Function):
             sampled = [t[block].detach().requires_grad_() for t in (locations, weights)]
             with torch.enable_grad():
                 index, share = _taps(ctx.levels, first_rows[block], *sampled)
-                if of_locations or of_weights:
-                    gradients = torch.autograd.grad(_bag_sum(rows, index, share), sampled, outputs)
-                    location_gradient[block], weight_gradient[block] = gradients
+            if of_locations or of_weights:
+                gradients = torch.autograd.grad(share, sampled, _effects(rows, index, outputs))
+                location_gradient[block], weight_gradient[block] = gradients
             if table_gradient is not None:
                 table_gradient += _transposed_sum(len(rows), index, share.detach(), outputs)
         if table_gradient is not None:
@@ -115,6 +116,15 @@ def _product(first: Tensor, others: list[Tensor]) -> Tensor:
 def _bag_sum(rows: Tensor, index: Tensor, share: Tensor) -> Tensor:
     """sum_k share[n, k] * rows[index[n, k]]: [N, d]."""
     return F.embedding_bag(index, rows, mode="sum", per_sample_weights=share)
+
+
+def _effects(rows: Tensor, index: Tensor, outputs: Tensor) -> Tensor:
+    """rows[index[n, k]] . output[n], the derivative by every share: [N, K]."""
+    effects = torch.empty_like(index, dtype=rows.dtype)
+    size = max(1, _TAPS_GATHERED // index.shape[1])
+    for part in (slice(start, start + size) for start in range(0, len(index), size)):
+        torch.sum(F.embedding(index[part], rows).mul_(outputs[part, None]), dim=-1, out=effects[part])
+    return effects
 
 
 def _transposed_sum(count: int, index: Tensor, share: Tensor, outputs: Tensor) -> Tensor:
