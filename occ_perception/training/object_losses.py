@@ -90,26 +90,24 @@ def _losses_of_sample(
     # At least one query is decoded, so that every parameter gets a gradient whatever the frame holds.
     decoded = queries if count else queries.new_zeros(1)
     shapes = module.shapes(predictions.embeddings[sample, decoded])
-    if not count:
-        nothing = (shapes.offsets.sum() + shapes.score_logits.sum()) * 0
-        scores, offsets, left_out = nothing, nothing, 0
-    else:
+    if count:
         origins = true_centres[objects] if settings.decoupled else centres[queries]
-        voxels = object_voxels(targets.instances[sample], count, grid)
-        voxels = [voxels[index] for index in objects.tolist()]
-        predicted = origins[:, None] + shapes.offsets
+        all_voxels = object_voxels(targets.instances[sample], count, grid)
+        voxels = [all_voxels[row] for row in objects.tolist()]
+        points = origins[:, None] + shapes.offsets
         matches = match_voxels_of_objects(
-            predicted.detach(), shapes.score_logits.detach().sigmoid(), voxels, settings.matching, generator
+            points.detach(), shapes.score_logits.detach().sigmoid(), voxels, settings.matching, generator
         )
-        scores, offsets = occupancy_losses(predicted, shapes.score_logits, voxels, matches)
-        left_out = sum(match.left_out for match in matches)
+        occupancy = occupancy_losses(points, shapes.score_logits, voxels, matches)
+    else:
+        matches, occupancy = [], (shapes.score_logits.sum() * 0, shapes.offsets.sum() * 0)
     named = {
         "loss_class": settings.class_weight * detection[0],
         "loss_centre": settings.centre_weight * detection[1],
-        "loss_score": settings.score_weight * scores,
-        "loss_offset": settings.offset_weight * offsets,
+        "loss_score": settings.score_weight * occupancy[0],
+        "loss_offset": settings.offset_weight * occupancy[1],
     }
-    return ObjectLosses(named, left_out)
+    return ObjectLosses(named, sum(match.left_out for match in matches))
 
 
 def detection_losses(
