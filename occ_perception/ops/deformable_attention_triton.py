@@ -96,6 +96,16 @@ def _level_table(levels: tuple[Level, ...], device: torch.device) -> Tensor:
 
 
 @triton.jit
+def _own_outputs(
+    first_rows: tl.tensor, output_count: tl.tensor, heads: tl.constexpr, outputs: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """What this program sums: (output, head) as one index, the head, which exist, and where their maps begin."""
+    number, head = tl.program_id(0) * outputs + tl.arange(0, outputs), tl.program_id(1)
+    valid = number < output_count
+    return number.to(tl.int64) * heads + head, head, valid, tl.load(first_rows + number, mask=valid, other=0)
+
+
+@triton.jit
 def _axis(
     locations: tl.tensor, sample: tl.tensor, valid: tl.tensor, level: tl.tensor, axis: tl.constexpr, axes: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
@@ -134,12 +144,10 @@ def _forward_kernel(
     outputs: tl.constexpr,
     channel_block: tl.constexpr,
 ) -> None:
-    number, head = tl.program_id(0) * outputs + tl.arange(0, outputs), tl.program_id(1)
+    item, head, valid, first = _own_outputs(first_rows, output_count, heads, outputs)
     channel = tl.arange(0, channel_block)[None, :]
-    valid, in_channels = number < output_count, channel < channels
-    item = number.to(tl.int64) * heads + head
+    in_channels = channel < channels
     sample = item * level_count * point_count
-    first = tl.load(first_rows + number, mask=valid, other=0)
     total = tl.zeros([outputs, channel_block], dtype=output.dtype.element_ty)
     for number_of_level in range(level_count):
         level = level_table + number_of_level * (1 + 2 * axes)
@@ -184,12 +192,10 @@ def _backward_kernel(
     channel_block: tl.constexpr,
     of_table: tl.constexpr,
 ) -> None:
-    number, head = tl.program_id(0) * outputs + tl.arange(0, outputs), tl.program_id(1)
+    item, head, valid, first = _own_outputs(first_rows, output_count, heads, outputs)
     channel = tl.arange(0, channel_block)[None, :]
-    valid, in_channels = number < output_count, channel < channels
-    item = number.to(tl.int64) * heads + head
+    in_channels = channel < channels
     sample = item * level_count * point_count
-    first = tl.load(first_rows + number, mask=valid, other=0)
     received = tl.load(gradient + item[:, None] * channels + channel, mask=valid[:, None] & in_channels, other=0.0)
     for number_of_level in range(level_count):
         level = level_table + number_of_level * (1 + 2 * axes)
