@@ -23,17 +23,19 @@ def instance_grid(things: Tensor, heatmap: Tensor, offsets: Tensor, voxel_size: 
     """
     scores = torch.sigmoid(heatmap)
     is_peak = scores == F.max_pool2d(scores[None], _PEAK_WINDOW, 1, _PEAK_WINDOW // 2)[0]
-    ranked, index = torch.where(is_peak & things.any(dim=2), scores, 0.0).flatten().topk(MAX_OBJECTS)
-    width = scores.shape[1]
-    centres = torch.stack([index // width, index % width], dim=-1).to(offsets.dtype) * voxel_size
-    x, y = (torch.arange(n, device=offsets.device, dtype=offsets.dtype) * voxel_size for n in scores.shape)
-    target = torch.stack(torch.meshgrid(x, y, indexing="ij"), dim=-1) + offsets
-    columns = things.any(dim=2).nonzero()
-    distance = torch.cdist(target[columns[:, 0], columns[:, 1]], centres)
-    distance = distance.masked_fill((ranked < _MIN_SCORE)[None], torch.inf)
-    nearest, owner = distance.min(dim=1)
+    has_thing = things.any(dim=2)
+    ranked, index = torch.where(is_peak & has_thing, scores, 0.0).flatten().topk(MAX_OBJECTS)
+    if scores.device.type == "cpu":  # fewer distances; on a GPU the number of peaks would have to be waited for
+        index = index[: int((ranked >= _MIN_SCORE).sum())]
+    columns = has_thing.nonzero()
     ids = torch.zeros(scores.shape, dtype=torch.int32, device=scores.device)
-    ids[columns[:, 0], columns[:, 1]] = torch.where(nearest <= _REACH, owner + 1, 0).to(torch.int32)
+    if len(index) and len(columns):
+        width = scores.shape[1]
+        centres = torch.stack([index // width, index % width], dim=-1).to(offsets.dtype) * voxel_size
+        target = columns.to(offsets.dtype) * voxel_size + offsets[columns[:, 0], columns[:, 1]]
+        distance = torch.cdist(target, centres).masked_fill((ranked[: len(index)] < _MIN_SCORE)[None], torch.inf)
+        nearest, owner = distance.min(dim=1)
+        ids[columns[:, 0], columns[:, 1]] = torch.where(nearest <= _REACH, owner + 1, 0).to(torch.int32)
     return ids[..., None] * things
 
 
