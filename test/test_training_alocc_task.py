@@ -95,8 +95,8 @@ def test_the_loss_falls(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["alocc-2d-mini", "alocc-flow-2d"])
 def test_two_frames_are_learnt_by_heart(tmp_path, variant):
-    settings = {"variant": variant, "augment": False, "iterations_per_epoch": 40}
-    journal = trained(tmp_path, settings, 400, learning_rate={"shape": "cosine"})
+    settings = {"variant": variant, "augment": False, "iterations_per_epoch": 20}
+    journal = trained(tmp_path, settings, 200, learning_rate={"shape": "cosine"})
     losses, scores = losses_of(journal), [e for e in journal if e["kind"] == "validation"][-1]
     assert losses[-1]["loss_mask"] < 0.05 * losses[0]["loss_mask"]
     assert losses[-1]["loss_dice"] < 0.1 * losses[0]["loss_dice"]

@@ -10,6 +10,7 @@ from occ_perception.errors import NumericsError, OutOfResourcesError, WeightsErr
 from occ_perception.training import checkpoint
 from occ_perception.training.guards import explained_failures
 from occ_perception.training.progress import read_journal
+from occ_perception.training.settings import to_mapping
 
 
 def losses_of(folder):
@@ -64,12 +65,18 @@ def test_out_of_memory_says_what_to_lower(tmp_path, error, monkeypatch):
     monkeypatch.setattr(trainer.task, "losses", no_memory)
     with pytest.raises(OutOfResourcesError) as caught:
         trainer.run()
-    for advice in ("batch_size (now 2)", "accumulate (now 1)", "compute.precision (now float32)"):
+    for advice in (
+        "batch_size (now 2)",
+        "accumulate (now 1)",
+        "compute.precision (now float32)",
+        "task.settings.activation_checkpointing (now false)",
+        "loader.workers (now 0)",
+    ):
         assert advice in str(caught.value)
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory():
-    with pytest.raises(RuntimeError, match="shapes"), explained_failures(toy_config()):
+    with pytest.raises(RuntimeError, match="shapes"), explained_failures(to_mapping(toy_config())):
         raise RuntimeError("shapes do not match")
 
 

@@ -15,6 +15,7 @@ from occ_perception.training.configuration import TaskChoice, TrainingConfig, re
 from occ_perception.training.distributed import Ranks
 from occ_perception.training.guards import explained_failures
 from occ_perception.training.loop import Trainer, has_checkpoint, prepare_pytorch
+from occ_perception.training.settings import to_mapping
 from occ_perception.training.sources import open_source
 from occ_perception.training.tasks import create_task
 
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError(f"{folder} holds a run already; --resume goes on, -o takes another folder")
     ranks = Ranks.join(config.device)
     try:
-        with explained_failures(config):
+        with explained_failures(to_mapping(config)):
             trainer = _trainer(config, folder, ranks, arguments.resume)
         trainer.run()
     finally:

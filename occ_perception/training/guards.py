@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -15,7 +15,7 @@ from occ_perception.files import write_whole
 from occ_perception.training.configuration import TrainingConfig
 from occ_perception.training.learner import Learner, StepReport
 from occ_perception.training.loader import Batch, is_worker_death
-from occ_perception.training.settings import flat, to_mapping
+from occ_perception.training.settings import flat
 
 
 def stop_for_numbers(folder: Path, learner: Learner, batch: Batch, report: StepReport, iteration: int) -> NoReturn:
@@ -54,8 +54,11 @@ def check_skipped_steps(learner: Learner, config: TrainingConfig) -> None:
 
 
 @contextmanager
-def explained_failures(config: TrainingConfig) -> Iterator[None]:
+def explained_failures(effective: Mapping[str, Any]) -> Iterator[None]:
     """Memory that runs out and loader processes that die end the run with advice instead of a traceback.
+
+    Args:
+        effective: the configuration as plain values, those of the task included.
 
     Raises:
         OutOfResourcesError: no memory.
@@ -65,7 +68,7 @@ def explained_failures(config: TrainingConfig) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
         if _is_out_of_memory(error):
-            raise OutOfResourcesError(memory_advice(config, error)) from error
+            raise OutOfResourcesError(memory_advice(flat(effective), error)) from error
         if is_worker_death(error):
             raise DatasetError(f"a loader process died: {str(error).splitlines()[0]}") from error
         raise
@@ -77,20 +80,19 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
 
 
-def memory_advice(config: TrainingConfig, error: BaseException) -> str:
-    """What to lower, with the present values."""
-    values = flat(to_mapping(config))
-    advice = [f"batch_size (now {config.batch_size}), with accumulate (now {config.accumulate}) raised in turn"]
-    if config.compute.precision == "float32":
+def memory_advice(values: Mapping[str, Any], error: BaseException) -> str:
+    """What to lower, with the present values (by dotted name)."""
+    batch_size, accumulate = values["batch_size"], values["accumulate"]
+    advice = [f"batch_size (now {batch_size}), with accumulate (now {accumulate}) raised in turn"]
+    if values["compute.precision"] == "float32":
         advice.append("compute.precision (now float32) to bfloat16")
     for name, value in values.items():
         if name.startswith("task.settings.") and name.endswith(".activation_checkpointing") and not value:
             advice.append(f"{name} (now false) to true")
-        if name.startswith("task.settings.") and name.endswith(("image_size", "resize")):
+        if name.startswith("task.settings.") and name.endswith(".image_size") and value:
             advice.append(f"{name} (now {value})")
-    if config.device == "cpu":
-        advice.append(
-            f"loader.workers (now {config.loader.workers}) and loader.prefetch (now {config.loader.prefetch})"
-        )
+    if values["device"] == "cpu":
+        workers, prefetch = values["loader.workers"], values["loader.prefetch"]
+        advice.append(f"loader.workers (now {workers}) and loader.prefetch (now {prefetch})")
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
     return f"out of memory ({first}); lower one of: {'; '.join(advice)}"

@@ -100,7 +100,7 @@ class Trainer:
             write_whole(self.folder / "config.yaml", yaml.safe_dump(self.effective, sort_keys=False).encode())
             self._journal = Journal(self.folder, self.config.log.tensorboard, self.iteration)
         try:
-            with self._stop.listening(), explained_failures(self.config):
+            with self._stop.listening(), explained_failures(self.effective):
                 self._train()
                 finished = self.iteration >= self.config.iterations
                 if finished:
@@ -203,17 +203,16 @@ class Trainer:
             self._best = dict(self._scores)
             self._export(BEST, self._best)
         if self._journal is not None:
-            self._record(result)
+            self._record(self._journal, result)
 
-    def _record(self, result: ValidationResult) -> None:
-        assert self._journal is not None
+    def _record(self, journal: Journal, result: ValidationResult) -> None:
         figures = ", ".join(f"{name} {100 * value:.2f}" for name, value in result.values.items())
         logger.info("validation at iteration %d on %d frames: %s", self.iteration, result.frames, figures)
-        self._journal.scalars("validation", self.iteration, result.values)
-        self._journal.scalars("validation_iou", self.iteration, result.per_class)
+        journal.scalars("validation", self.iteration, result.values)
+        journal.scalars("validation_iou", self.iteration, result.per_class)
         ontology = ontology_by_name(self.task.description.label_set)
         for index, pair in enumerate(result.pairs):
-            self._journal.picture(f"validation/{index}", self.iteration, side_by_side(pair, ontology))
+            journal.picture(f"validation/{index}", self.iteration, side_by_side(pair, ontology))
 
     def _finish(self) -> None:
         if self._scores.get("iteration") != self.iteration:
