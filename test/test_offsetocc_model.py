@@ -175,6 +175,7 @@ def test_configurations_that_cannot_work_are_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # a minute, on a machine of one's own
 def test_full_size_forward():
     """The published sizes on six cameras; prints time and memory."""
     import resource

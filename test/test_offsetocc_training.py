@@ -404,6 +404,7 @@ def test_both_stages_learn_a_tiny_world():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # a minute, on a machine of one's own
 def test_both_stages_learn_a_tiny_world_by_heart():
     base, frames = _task(), _frames()
     values, _ = _train(base, frames, 250, 3e-3)
