@@ -137,7 +137,7 @@ def _add_replay(actions: argparse._SubParsersAction) -> None:
         help="submission: <token>.npz of the keyframes with 'pred' in the dataset's ids; keyframes: the same with all "
         "arrays; frames: <bag>/<stamp>.npz of every frame; auto: the first that the bag and the model can give",
     )
-    parser.add_argument("--bag-output", type=Path, metavar="DIR", help="folder for bags of VoxelGrid messages")
+    parser.add_argument("--bag-output", type=Path, metavar="DIR", help="folder for bags of grids and objects")
     parser.add_argument("--storage", choices=tuple(STORAGES), default="mcap", help="of these bags")
     parser.add_argument("--params", type=Path, metavar="FILE", help="YAML with the node's parameters")
     parser.add_argument("--model", help="see 'occ_perception models' (default: the parameters' one)")

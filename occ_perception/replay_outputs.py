@@ -21,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from occ_perception.data.bag_messages import VOXEL_GRID, voxel_grid
+from occ_perception.data.bag_markers import MARKERS, instances_message
+from occ_perception.data.bag_messages import INSTANCES, VOXEL_GRID, voxel_grid, voxel_instances
 from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.bag_settings import SETTINGS_KEY, check_same, is_finished, settings_text
 from occ_perception.data.bag_writer import BagWriter, reliable_qos
@@ -34,7 +35,8 @@ from occ_perception.occupancy_files import save_occupancy, save_submission
 
 AUTO, SUBMISSION, KEYFRAMES, FRAMES = "auto", "submission", "keyframes", "frames"
 FORMATS = (AUTO, SUBMISSION, KEYFRAMES, FRAMES)
-VOXELS_TOPIC = "/perception/voxels"
+VOXELS_TOPIC, INSTANCES_TOPIC, MARKERS_TOPIC = "/perception/voxels", "/perception/instances", "/perception/markers"
+"""Those of the node."""
 _REPORT_KEY = "report"
 
 
@@ -168,7 +170,7 @@ class FilesOutput(ReplayOutput):
 
 
 class BagOutput(ReplayOutput):
-    """A bag with one VoxelGrid per frame on `VOXELS_TOPIC`, logged at its stamp.
+    """A bag with a VoxelGrid, a VoxelInstanceArray and a MarkerArray per frame, on the node's topics, at its stamp.
 
     Args:
         path: the bag's folder.
@@ -189,7 +191,8 @@ class BagOutput(ReplayOutput):
     ) -> None:
         self._path, self._overwrite, self._storage = path, overwrite, storage
         self._base_frame, self._sparse = base_frame, sparse
-        self._settings = {**settings, "encoding": "sparse" if sparse else "dense", "storage": storage}
+        encoding, topics = "sparse" if sparse else "dense", [VOXELS_TOPIC, INSTANCES_TOPIC, MARKERS_TOPIC]
+        self._settings = {**settings, "encoding": encoding, "storage": storage, "topics": topics}
 
     def finished_report(self) -> dict[str, Any] | None:
         if not is_finished(self._path, self._settings):
@@ -200,11 +203,14 @@ class BagOutput(ReplayOutput):
     def open(self) -> None:
         metadata = {SETTINGS_KEY: settings_text(self._settings)}
         self._bag = BagWriter(self._path, self._storage, metadata, self._overwrite)
-        self._bag.add_topic(VOXELS_TOPIC, VOXEL_GRID, reliable_qos(1))
+        for topic, kind in ((VOXELS_TOPIC, VOXEL_GRID), (INSTANCES_TOPIC, INSTANCES), (MARKERS_TOPIC, MARKERS)):
+            self._bag.add_topic(topic, kind, reliable_qos(1))
 
     def add(self, occupancy: Occupancy, token: str | None) -> None:
-        message = voxel_grid(occupancy, self._base_frame, self._sparse)
-        self._bag.write(VOXELS_TOPIC, occupancy.stamp_ns, message)
+        stamp_ns, frame = occupancy.stamp_ns, self._base_frame
+        self._bag.write(VOXELS_TOPIC, stamp_ns, voxel_grid(occupancy, frame, self._sparse))
+        self._bag.write(INSTANCES_TOPIC, stamp_ns, voxel_instances(occupancy, frame))
+        self._bag.write(MARKERS_TOPIC, stamp_ns, instances_message(occupancy, frame))
 
     def finish(self, report: Mapping[str, Any]) -> None:
         self._bag.set_custom_data(_REPORT_KEY, json.dumps(report))

@@ -16,6 +16,7 @@ from occ_perception.data import bag_messages
 from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.bag_writer import BagWriter, reliable_qos
 from occ_perception.data.drive_bag import PROFILES, SAMPLE_TOPIC, DriveBag
+from occ_perception.data.instance_messages import instances_from_message
 from occ_perception.data.keyframe_markers import KeyframeMarkers
 from occ_perception.data.labels import read_prediction
 from occ_perception.data.nuscenes import NuScenes
@@ -31,7 +32,7 @@ from occ_perception.ontology import FREE, OCC3D
 from occ_perception.parameters import Parameters
 from occ_perception.replay import replay
 from occ_perception.replay_job import ReplaySettings, replay_bag, replay_bags
-from occ_perception.replay_outputs import VOXELS_TOPIC
+from occ_perception.replay_outputs import INSTANCES_TOPIC, MARKERS_TOPIC, VOXELS_TOPIC
 from occ_perception.session import Session
 
 SMALL = (64, 36)
@@ -157,6 +158,38 @@ def test_grids_in_a_bag_read_back_as_they_were(drive_bag, tmp_path, encoding):
         np.testing.assert_array_equal(grid.visibility, occupancy.visibility)
         assert (grid.info.grid, grid.info.name, grid.lidar_used) == (occupancy.grid, "hits", True)
         assert grid.confidence is grid.flow is grid.instances is None
+
+
+def test_objects_and_their_markers_are_in_the_bag_too(drive_bag, tmp_path):
+    parameters = Parameters(connect_instances=True)
+
+    def session():
+        return Session(Hits(occ3d=True), settings=parameters.session())
+
+    direct = list(replay(drive_bag, session(), parameters))
+    replay_bag(drive_bag, session(), ReplaySettings(bags=tmp_path, parameters=parameters))
+    with BagReader(tmp_path / "drive") as out:
+        read = {topic: [out.decode(m) for m in out.messages([topic])] for topic in (INSTANCES_TOPIC, MARKERS_TOPIC)}
+    assert len(read[INSTANCES_TOPIC]) == len(read[MARKERS_TOPIC]) == len(direct)
+    for message, markers, occupancy in zip(read[INSTANCES_TOPIC], read[MARKERS_TOPIC], direct, strict=True):
+        objects, labels = instances_from_message(message)
+        assert len(objects) == len(occupancy.objects) > 3
+        np.testing.assert_array_equal(labels, occupancy.instances)
+        for item, expected in zip(objects, occupancy.objects, strict=True):
+            assert (item.id, item.class_id, item.occluded) == (expected.id, expected.class_id, expected.occluded)
+            np.testing.assert_allclose([*item.center, item.yaw], [*expected.center, expected.yaw], rtol=1e-6, atol=1e-6)
+        assert {m.id for m in markers.markers if m.ns == "boxes"} == {item.id for item in objects}
+    lasting = {item.id for item in direct[0].objects} & {item.id for item in direct[-1].objects}
+    assert len(lasting) > 0.5 * len(direct[0].objects)
+
+
+def test_a_model_without_objects_has_empty_lists_of_them_in_the_bag(drive_bag, tmp_path):
+    replay_bag(drive_bag, Session(Hits()), ReplaySettings(bags=tmp_path))
+    with BagReader(tmp_path / "drive") as out:
+        for message in out.messages([INSTANCES_TOPIC]):
+            assert instances_from_message(out.decode(message)) == ((), None)
+        for message in out.messages([MARKERS_TOPIC]):
+            assert [m.action for m in out.decode(message).markers] == [3]  # DELETEALL
 
 
 def test_two_runs_give_the_same_bytes(drive_bag, tmp_path):

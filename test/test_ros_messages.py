@@ -11,12 +11,15 @@ from occ_perception.ontology import FREE, GEOMETRY, OCC3D, OPENOCC, UNKNOWN, Ont
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from rclpy.serialization import deserialize_message, serialize_message
+from visualization_msgs.msg import MarkerArray
 
-from occ_perception.data.bag_messages import VOXEL_GRID, voxel_grid
+from occ_perception.data.bag_markers import MARKERS, instances_message
+from occ_perception.data.bag_messages import INSTANCES, VOXEL_GRID, voxel_grid, voxel_instances
 from occ_perception.data.flow_encoding import FLOW_UNKNOWN, flow_from_wire, flow_to_wire
 from occ_perception.data.message_definitions import message_store
 from occ_perception.data.voxel_messages import pack_visibility, unpack_visibility
 from occ_perception.msg import VoxelGrid as VoxelGridMessage
+from occ_perception.msg import VoxelInstanceArray
 from occ_perception.ros.messages import (
     instances_from_message,
     instances_to_message,
@@ -29,6 +32,7 @@ from occ_perception.ros.messages import (
     transform_from_message,
     transform_to_message,
 )
+from occ_perception.ros.object_markers import markers_of
 
 STAMP_NS = 1_532_402_927_612_460_000
 FORMS = pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
@@ -368,3 +372,20 @@ def test_grids_written_without_ros_are_read_by_ros():
             np.testing.assert_array_equal(getattr(read, name), getattr(occupancy, name), err_msg=name)
         np.testing.assert_allclose(read.flow, occupancy.flow, atol=5e-4)
         assert (read.info, read.stamp_ns, read.cameras_used) == (occupancy.info, occupancy.stamp_ns, ("b",))
+
+
+def test_objects_written_without_ros_are_read_by_ros():
+    for occupancy in (with_objects(), with_objects(objects=(), instances=None)):
+        cdr = bytes(message_store().serialize_cdr(voxel_instances(occupancy), INSTANCES))
+        message = deserialize_message(cdr, VoxelInstanceArray)
+        assert repr(message) == repr(over_the_wire(instances_to_message(occupancy)))
+        objects, labels = instances_from_message(message)
+        assert repr(objects) == repr(occupancy.objects)
+        if labels is not None:
+            np.testing.assert_array_equal(labels, occupancy.instances)
+
+
+def test_markers_written_without_ros_are_those_of_the_node():
+    for occupancy in (with_objects(), with_objects(objects=())):
+        cdr = bytes(message_store().serialize_cdr(instances_message(occupancy, "base_link"), MARKERS))
+        assert repr(deserialize_message(cdr, MarkerArray)) == repr(over_the_wire(markers_of(occupancy, "base_link")))

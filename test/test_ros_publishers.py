@@ -1,6 +1,7 @@
 """The other forms of an occupancy: surface points, markers, ground grid."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from visualization_msgs.msg import Marker
 from occ_perception.data.point_clouds import point_cloud_view
 from occ_perception.geometry import VoxelGrid
 from occ_perception.ground_grid import ground_grid
-from occ_perception.occupancy import Instance, ModelInfo, Occupancy, Visibility
+from occ_perception.occupancy import Instance, ModelInfo, Occupancy, TemporalStatus, Visibility
 from occ_perception.ontology import FREE, OCC3D, UNKNOWN
 from occ_perception.ros.messages import points_to_message
-from occ_perception.ros.publishers import ground_grid_message, markers_of, surface_columns
+from occ_perception.ros.object_markers import markers_of
+from occ_perception.ros.publishers import ground_grid_message, surface_columns
 
 GRID = VoxelGrid((-2.0, -1.0, -1.0), 0.5, (8, 6, 5))
 STAMP = 12_345_678_901
@@ -76,21 +78,72 @@ def test_nothing_occupied_is_an_empty_cloud_and_no_boxes():
     assert [m.action for m in markers_of(empty, "base_link").markers] == [Marker.DELETEALL]
 
 
+MOVING = Instance(3, CAR, 0.9, (1.0, 2.0, 0.5), (4.0, 2.0, 1.5), math.pi / 2, (0.0, 5.0, 0.0))
+HIDDEN = Instance(4, CAR, 0.9, (5.0, 2.0, 0.5), (4.0, 2.0, 1.5), 0.0, (math.nan,) * 3, occluded=True)
+
+
+def drawn(**more):
+    """Markers of the objects by namespace and id."""
+    return {(m.ns, m.id): m for m in markers_of(occupancy(**more), "base_link").markers[1:]}
+
+
 def test_markers_delete_then_draw():
-    car = Instance(3, CAR, 0.9, (1.0, 2.0, 0.5), (4.0, 2.0, 1.5), math.pi / 2, (0.0, 5.0, 0.0))
-    parked = Instance(4, CAR, 0.9, (5.0, 2.0, 0.5), (4.0, 2.0, 1.5), 0.0, (math.nan,) * 3, occluded=True)
-    markers = markers_of(occupancy(objects=(car, parked)), "base_link").markers
+    markers = markers_of(occupancy(objects=(MOVING, HIDDEN)), "base_link").markers
     assert markers[0].action == Marker.DELETEALL
     assert {(m.ns, m.id) for m in markers[1:]} == {
-        ("boxes", 3), ("names", 3), ("velocities", 3), ("boxes", 4), ("names", 4),
+        ("boxes", 3), ("headings", 3), ("names", 3), ("velocities", 3), ("boxes", 4), ("headings", 4), ("names", 4),
     }  # fmt: skip
+    assert all(m.action == Marker.ADD for m in markers[1:])
     assert all(m.header.frame_id == "base_link" and m.header.stamp.nanosec == 345_678_901 for m in markers)
-    box = next(m for m in markers if m.ns == "boxes" and m.id == 3)
+    kinds = {m.ns: m.type for m in markers[1:]}
+    assert kinds == {
+        "boxes": Marker.CUBE, "headings": Marker.LINE_STRIP, "names": Marker.TEXT_VIEW_FACING,
+        "velocities": Marker.ARROW,
+    }  # fmt: skip
+
+
+def test_box_heading_velocity_and_label():
+    markers = drawn(objects=(MOVING, HIDDEN))
+    box = markers["boxes", 3]
     assert (box.scale.x, box.scale.y, box.scale.z) == (4.0, 2.0, 1.5)
     assert (box.pose.position.x, box.pose.orientation.z) == (1.0, pytest.approx(math.sqrt(0.5)))
-    arrow = next(m for m in markers if m.ns == "velocities")
-    assert [(p.x, p.y) for p in arrow.points] == [(1.0, 2.0), (1.0, 7.0)]
-    assert next(m for m in markers if m.ns == "names" and m.id == 4).text == "car 4"
+    red, green, blue = OCC3D.colors[CAR]
+    assert (box.color.r, box.color.g, box.color.b) == pytest.approx((red / 255, green / 255, blue / 255))
+    assert [(p.x, p.y) for p in markers["velocities", 3].points] == [(1.0, 2.0), (1.0, 7.0)]
+    middle, front = markers["headings", 3].points
+    assert (front.x - middle.x, front.y - middle.y) == pytest.approx((0.0, 2.0))
+    assert markers["names", 3].text == "car 3\n5.0 m/s"
+    assert markers["names", 4].text == "car 4"  # its speed is not known
+    assert ("velocities", 4) not in markers
+
+
+def test_what_is_occluded_is_faded():
+    markers = drawn(objects=(MOVING, HIDDEN))
+    for name in ("boxes", "headings", "names"):
+        assert 0 < markers[name, 4].color.a < 0.5 * markers[name, 3].color.a
+
+
+def test_what_is_gone_is_deleted():
+    """A viewer that keeps what it is told: after every message it shows the objects of that message and no others."""
+    shown: dict[tuple[str, int], Marker] = {}
+
+    def show(*objects, **more):
+        for marker in markers_of(occupancy(objects=objects, **more), "base_link").markers:
+            if marker.action == Marker.DELETEALL:
+                shown.clear()
+            elif marker.action == Marker.DELETE:
+                shown.pop((marker.ns, marker.id), None)
+            else:
+                shown[marker.ns, marker.id] = marker
+        return {identity for _, identity in shown}
+
+    assert show(MOVING, HIDDEN) == {3, 4}
+    assert show(HIDDEN) == {4}
+    still = replace(MOVING, velocity=(0.0, 0.0, 0.0))
+    assert show(MOVING) == show(still) == {3}
+    assert ("velocities", 3) not in shown  # the arrow went when it stopped
+    assert show(replace(MOVING, id=9), temporal=TemporalStatus(0, "time went back")) == {9}  # after a reset
+    assert show() == set()  # the model gives none
 
 
 def test_ground_grid_is_laid_out_as_ros_wants_it():

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from occ_perception.data.instance_messages import fill_instances
 from occ_perception.data.message_definitions import message_store
 from occ_perception.data.point_clouds import POINT_FIELD_CODES, pack_points
 from occ_perception.data.sensor_messages import stamp_to_ns
@@ -29,6 +30,7 @@ TRANSFORMS = "tf2_msgs/msg/TFMessage"
 ODOMETRY = "nav_msgs/msg/Odometry"
 TEXT = "std_msgs/msg/String"
 VOXEL_GRID = "occ_perception/msg/VoxelGrid"
+INSTANCES = "occ_perception/msg/VoxelInstanceArray"
 _EMPTY = array.array("B")
 
 
@@ -208,6 +210,24 @@ def voxel_grid(
     types = {"indices": np.uint32, "instance": np.uint16, "flow": np.int16}
     empty = {n: np.empty(0, types.get(n, np.uint8)) for n, v in values.items() if isinstance(v, array.array)}
     return new_message(VOXEL_GRID, header=header(occupancy.stamp_ns, frame_id), **(values | empty))
+
+
+def voxel_instances(occupancy: Occupancy, frame_id: str = "base_link") -> Any:
+    """occ_perception/VoxelInstanceArray of the objects of a grid, each with its voxels.
+
+    Raises:
+        InvalidInputError: an id outside 1..65535 or given twice, or a class outside the ontology.
+    """
+
+    def new_instance(fields: dict[str, Any]) -> Any:
+        geometry = {n: kind(fields[n]) for n, kind in (("center", point), ("size", vector), ("velocity", vector))}
+        return new_message("occ_perception/msg/VoxelInstance", **(fields | geometry))
+
+    fields = SimpleNamespace(origin=pose((0, 0, 0), (0, 0, 0, 1)))
+    fill_instances(fields, occupancy, new_instance)
+    indices = np.frombuffer(fields.voxel_indices, np.uint32) if len(fields.voxel_indices) else np.empty(0, np.uint32)
+    head = header(occupancy.stamp_ns, frame_id)
+    return new_message(INSTANCES, header=head, **(vars(fields) | {"voxel_indices": indices}))
 
 
 def text(content: str) -> Any:

@@ -8,17 +8,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import Point, Pose, Vector3
 from nav_msgs.msg import OccupancyGrid
 from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
-from std_msgs.msg import ColorRGBA
-from visualization_msgs.msg import Marker, MarkerArray
+from visualization_msgs.msg import MarkerArray
 
 from occ_perception.geometry import rigid_from_rotation
 from occ_perception.ground_grid import ground_grid
 from occ_perception.msg import VoxelGrid, VoxelInstanceArray
-from occ_perception.occupancy import Instance, Occupancy
+from occ_perception.occupancy import Occupancy
 from occ_perception.parameters import Parameters
 from occ_perception.ros.messages import (
     instances_to_message,
@@ -29,6 +27,7 @@ from occ_perception.ros.messages import (
     pose_to_message,
 )
 from occ_perception.ros.monitor import Monitor
+from occ_perception.ros.object_markers import markers_of
 from occ_perception.ros.qos import OUTPUTS, publisher_events
 
 
@@ -121,49 +120,6 @@ def _surface(occupied: np.ndarray) -> np.ndarray:
         for step in (-1, 1):
             inside &= np.roll(padded, step, axis)[1:-1, 1:-1, 1:-1]
     return occupied & ~inside
-
-
-def markers_of(occupancy: Occupancy, frame_id: str) -> MarkerArray:
-    """Instances as boxes with an arrow for the velocity; the first marker deletes those of the frame before."""
-    message = MarkerArray(markers=[Marker(action=Marker.DELETEALL)])
-    palette = occupancy.ontology.palette() / 255.0
-    for item in occupancy.objects:
-        red, green, blue = map(float, palette[item.class_id])
-        color = ColorRGBA(r=red, g=green, b=blue, a=0.25 if item.occluded else 0.5)
-        name = f"{occupancy.ontology.class_names[item.class_id]} {item.id}"
-        box = Marker(ns="boxes", id=item.id, type=Marker.CUBE, pose=_pose(item), scale=_vector(item.size), color=color)
-        text = Marker(ns="names", id=item.id, type=Marker.TEXT_VIEW_FACING, pose=_pose(item), text=name)
-        text.pose.position.z += item.size[2] / 2 + 0.5
-        text.scale.z = 0.6
-        text.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
-        message.markers += [box, text]
-        if np.all(np.isfinite(item.velocity)) and np.linalg.norm(item.velocity) > 0.2:
-            message.markers.append(_velocity_arrow(item))
-    for marker in message.markers:
-        marker.header.frame_id = frame_id
-        marker.header.stamp = ns_to_stamp(occupancy.stamp_ns)
-    return message
-
-
-def _velocity_arrow(item: Instance) -> Marker:
-    """One second of its way."""
-    start = np.asarray(item.center, np.float64)
-    ends = [Point(x=x, y=y, z=z) for x, y, z in (start.tolist(), (start + item.velocity).tolist())]
-    arrow = Marker(ns="velocities", id=item.id, type=Marker.ARROW, points=ends)
-    arrow.scale = Vector3(x=0.15, y=0.35, z=0.5)
-    arrow.color = ColorRGBA(r=1.0, g=0.9, b=0.1, a=0.9)
-    return arrow
-
-
-def _pose(item: Instance) -> Pose:
-    cosine, sine = np.cos(item.yaw), np.sin(item.yaw)
-    rotation = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
-    return pose_to_message(rigid_from_rotation(rotation, item.center))
-
-
-def _vector(values: tuple[float, float, float]) -> Vector3:
-    x, y, z = map(float, values)
-    return Vector3(x=x, y=y, z=z)
 
 
 def ground_grid_message(occupancy: Occupancy, frame_id: str, cells: np.ndarray) -> OccupancyGrid:
