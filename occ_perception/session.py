@@ -257,7 +257,7 @@ class Session:
             "visibility": _array(visibility, np.uint8),
             "confidence": _array(output.confidence, np.uint8),
             "flow": _array(output.flow, np.float32),
-            "prediction": _array(semantics, np.uint8),
+            "prediction": _array(semantics if output.prediction is None else output.prediction, np.uint8),
         }
 
     def _present_cameras(self, inputs: ModelInput) -> list[tuple[Any, torch.Tensor, torch.Tensor, int, int]]:

@@ -59,8 +59,12 @@ def _inputs(present=(True, True), pose=None, image_pose=None, seed=0):
 def _check(output, grid=GRID):
     assert output.semantics.shape == output.instances.shape == output.confidence.shape == grid.size
     assert output.semantics.dtype == output.confidence.dtype == torch.uint8
-    things = torch.isin(output.semantics, torch.tensor(OCC3D.thing_ids, dtype=torch.uint8))
-    assert torch.equal(output.instances > 0, things)  # every thing has an object, and nothing else has
+    things = torch.tensor(OCC3D.thing_ids, dtype=torch.uint8)
+    # In the paper's answer every thing has an object, and nothing else has; what is published deletes nothing.
+    assert torch.equal(output.instances > 0, torch.isin(output.prediction, things))
+    deleted = output.prediction != output.semantics
+    assert bool((output.prediction[deleted] == FREE).all())
+    assert bool(torch.isin(output.semantics[deleted], things).all())
     assert set(output.instances.unique().tolist()) - {0} == {item.id for item in output.objects}
     assert all(item.class_id in OCC3D.thing_ids for item in output.objects)
     scores = [item.score for item in output.objects]
@@ -77,19 +81,28 @@ def test_a_frame_becomes_classes_instances_and_objects(model):
     assert [name for name in output.stages_ms if name in stages] == stages
 
 
-def test_semantics_are_the_baselines_but_for_things_without_an_object(model):
+def test_what_is_published_is_the_baselines_whatever_objects_were_found(model):
     baseline = _model(None).step(_inputs(), None, None)
     assert baseline.instances is None
     output = model.step(_inputs(), None, None)
-    changed = output.semantics != baseline.semantics
-    assert bool((output.semantics[changed] == FREE).all())
-    assert bool((output.confidence[changed] == 0).all())
-    assert torch.equal(output.confidence[~changed], baseline.confidence[~changed])
-    # Without a single object all things are gone, and nothing breaks.
+    assert torch.equal(output.semantics, baseline.semantics)
+    assert torch.equal(output.confidence, baseline.confidence)
+    # Without a single object all things are gone from the paper's answer, and none from what is published.
     modest = _model(dataclasses.replace(EAGER, score_threshold=1.0)).step(_inputs(), None, None)
     _check(modest)
     assert modest.objects == ()
+    assert torch.equal(modest.semantics, baseline.semantics)
     assert int((baseline.semantics == CAR).sum()) > 20
+    assert not bool((modest.prediction == CAR).any())
+
+
+def test_a_thing_that_no_object_claims_is_never_published_as_free():
+    frame = labelled_frame(0).frame
+    plain = Session(_model(None)).step(frame)
+    modest = Session(_model(dataclasses.replace(EAGER, score_threshold=1.0))).step(frame)
+    assert np.array_equal(modest.semantics, plain.semantics)
+    assert np.array_equal(modest.visibility, plain.visibility)
+    assert (modest.prediction == FREE).sum() > (plain.prediction == FREE).sum()
 
 
 def test_a_missing_camera_contributes_nothing(model):

@@ -65,6 +65,8 @@ class ModelOutput:
         semantics: uint8 [X, Y, Z], classes of the model's ontology, or FREE, or UNKNOWN.
         visibility: uint8 [X, Y, Z] `Visibility` if the model itself knows (a carving model does); None: the session
             derives it from the cameras that were present, and turns what was not seen into UNKNOWN.
+        prediction: uint8 [X, Y, Z], what benchmarks score if that is not ``semantics`` (a paper's own post-processing
+            that may delete what was seen); never published.
         confidence: uint8 [X, Y, Z] or None.
         flow: float [X, Y, Z, 2] m/s or None.
         instances: int [X, Y, Z] or None, with their list.
@@ -79,6 +81,7 @@ class ModelOutput:
 
     semantics: torch.Tensor
     visibility: torch.Tensor | None = None
+    prediction: torch.Tensor | None = None
     confidence: torch.Tensor | None = None
     flow: torch.Tensor | None = None
     instances: torch.Tensor | None = None

@@ -149,8 +149,8 @@ class PanopticNetwork(nn.Module, Generic[BaseNetwork]):
 class PanopticModel:
     """A base model that keeps its voxel features, made panoptic.
 
-    Voxels of thing classes get the id of the object that most nearby object voxels belong to; those without any nearby
-    object become free, as in the paper.
+    Voxels of thing classes get the id of the object that most nearby object voxels belong to.  Those without any nearby
+    object keep their class and get no id; only in `ModelOutput.prediction`, for benchmarks, are they free as in the paper.
 
     Args:
         base: with ``ModelOutput.voxel_features``; stuff and everything else is as it says.
@@ -202,10 +202,9 @@ class PanopticModel:
         timer("objects.shapes", objects.points)
         scene = self.head.merge(output.semantics, objects)
         timer("panoptic", scene.semantics)
-        if output.confidence is not None:
-            # How sure the base was of a class says nothing of the voxels that lost it.
-            lost = (scene.semantics == FREE) & (output.semantics != FREE)
-            output.confidence = torch.where(lost, 0, output.confidence)
-        output.semantics, output.instances, output.objects = scene
+        # The paper frees thing voxels that no object claims.  A benchmark may score that; a vehicle is told what the base
+        # saw there, without an object: a missed pedestrian is not free space.
+        output.prediction = scene.semantics
+        output.instances, output.objects = scene.instances, scene.objects
         output.stages_ms = {**output.stages_ms, **timer.stages_ms()}
         return output
