@@ -23,7 +23,8 @@ def run(tmp_path):
 
 
 def test_halved_weights_load_and_say_what_they_were_trained_on(run):
-    path = bundle(run / "final.safetensors", run / "weights")
+    path = bundle(run / "final.safetensors", run / "weights", {"licence": "Apache-2.0"})
+    assert json.loads(path.with_suffix(".json").read_text())["licence"] == "Apache-2.0"
     assert path.name == "nano.safetensors"
     assert path.stat().st_size < 0.6 * (run / "final.safetensors").stat().st_size
     network = create_network("nano")
@@ -47,7 +48,7 @@ def test_weights_that_do_not_fit_half_precision_are_refused(run):
 
 def test_weights_without_a_card_are_refused(run, capsys):
     (run / "final.json").unlink()
-    assert main([str(run / "final.safetensors")]) == 1
+    assert main([str(run / "final.safetensors"), "--trained-on", "x", "--licence", "y"]) == 1
     assert "model card" in capsys.readouterr().err
 
 

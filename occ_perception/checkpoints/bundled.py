@@ -9,7 +9,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ def bundled_weights(model: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def bundle(source: Path, folder: Path = FOLDER) -> Path:
+def bundle(source: Path, folder: Path = FOLDER, facts: Mapping[str, str] | None = None) -> Path:
     """Store trained weights in half precision under their model's name, with their card; returns the file.
 
     Vectors (biases, normalisation statistics) stay float32: they are few, and variances do not fit float16.
@@ -39,6 +39,7 @@ def bundle(source: Path, folder: Path = FOLDER) -> Path:
     Args:
         source: weights of a training run, with the card beside them.
         folder: where to.
+        facts: entries of the card to set, in words a reader elsewhere understands (``trained_on``, ``licence``).
 
     Raises:
         WeightsError: unreadable, without a card, or a weight that float16 cannot hold.
@@ -51,6 +52,7 @@ def bundle(source: Path, folder: Path = FOLDER) -> Path:
     halved = {name: _halved(name, value, source) for name, value in tensors.items()}
     data = save(halved, metadata=metadata)
     card |= {
+        **(facts or {}),
         "stored_as": "matrices float16, vectors float32",
         "made_from_sha256": card.get("weights_sha256", "unknown"),
         "weights_sha256": hashlib.sha256(data).hexdigest(),
@@ -83,8 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Bundle the weights of a run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="final.safetensors or best.safetensors of a run")
+    parser.add_argument("--trained-on", required=True, help="on what, in words")
+    parser.add_argument("--licence", required=True, help="of the weights")
+    given = parser.parse_args(arguments)
     try:
-        target = bundle(parser.parse_args(arguments).source)
+        target = bundle(given.source, facts={"trained_on": given.trained_on, "licence": given.licence})
     except OccPerceptionError as error:
         print(error, file=sys.stderr)
         return 1
