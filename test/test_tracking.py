@@ -151,6 +151,26 @@ def test_small_objects_keep_their_ids_by_distance():
     assert film.show(walker(16), walker(19))[0] == [3, first[1]]  # 2 m in 0.1 s is somebody else
 
 
+@pytest.mark.parametrize(
+    ("class_id", "size", "spacing", "steps"),
+    [(PERSON, 1, 2, 1), (CAR, (10, 5), 12, 5), (CAR, (10, 5), 14, 5)],
+    ids=["people 0.8 m apart, 10 Hz", "cars 4.8 m apart, 2 Hz", "cars 5.6 m apart, 2 Hz"],
+)
+@pytest.mark.parametrize("frames", [1, 5])
+def test_who_stays_in_place_stays_who_it_is_when_one_neighbour_goes_and_another_comes(
+    class_id, size, spacing, steps, frames
+):
+    """A stays, B on one side of it vanishes, C appears on the other: two pairs could be made, B to A and A to C."""
+    length, width = (size, size) if isinstance(size, int) else size
+    at = lambda place: block(18 + place * spacing, 20, length, width, class_id)  # noqa: E731
+    film = Film()
+    for _ in range(frames):
+        (a, b), _ = film.show(at(0), at(1), steps=steps)
+    stayed, came = film.show(at(0), at(-1), steps=steps)[0]
+    assert stayed == a
+    assert came not in (a, b)
+
+
 def test_car_and_truck_are_taken_for_each_other_but_not_for_a_pedestrian():
     film = Film()
     (car,), _ = film.show(block(10, 10))

@@ -20,6 +20,9 @@ _NEAR_M, _FAR_M = 0.8, 6.0  # shortest and longest distance that joins
 # A pair without common voxels costs 1, one with all in common 0.  What was seen in the last frame goes before what was
 # hidden in it (else the two would take turns), and of equals the older identity.
 _DISTANCE_COST, _CLASS_COST, _UNSEEN_COST, _YOUNG_COST = 0.5, 0.3, 0.3, 0.3
+# What it costs to leave a track without an object.  It must be finite: what is exactly in its place must not be given
+# away so that two poor pairs can be made of one good one.  Even the poorest possible pair is a little better than none.
+_ALONE_COST, _LEAST_GAIN = 1.5, 0.05
 _CONFUSED = (("car", "truck", "bus", "trailer", "construction_vehicle"), ("bicycle", "motorcycle"))
 _TOP_SPEED_MPS = {
     **dict.fromkeys(_CONFUSED[0], 25.0), **dict.fromkeys(_CONFUSED[1], 12.0), "pedestrian": 3.0,
@@ -122,7 +125,7 @@ def overlap(tracks: Sequence[Track], detections: Detections, grid: VoxelGrid, vi
 def associate(
     tracks: Sequence[Track], detections: Detections, met: Overlap, classes: ClassTable
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Join tracks and objects so that the sum of the costs is least.
+    """Join tracks and objects so that the sum of the costs is least; to be left alone has a price, too.
 
     Only classes of one group are joined, and only if they share voxels or their centres are as near as the track's
     uncertain velocity allows (for small and fast objects, whose voxels do not overlap).
@@ -155,6 +158,7 @@ def associate(
     contained = np.maximum(met.of_track_in_object, met.of_object_in_track)
     near = (met.iou >= MIN_SHARED[0]) | (contained >= MIN_SHARED[1]) | (distance <= reach)
     possible = near & (classes.group[of_track][:, None] == classes.group[of_object])
-    rows, columns = linear_sum_assignment(np.where(possible, cost, 1e3))
+    gain = np.where(possible, np.maximum(_ALONE_COST - cost, _LEAST_GAIN), 0.0)
+    rows, columns = linear_sum_assignment(gain, maximize=True)
     kept = possible[rows, columns]
     return rows[kept], columns[kept]
