@@ -78,6 +78,19 @@ def test_blocks_do_not_matter(monkeypatch):
     assert_same(panoptic_vote(semantics, grid, 3, things=THINGS, free=FREE), whole)
 
 
+def test_only_voxels_between_objects_are_counted(monkeypatch):
+    """The point of the fast version: with one object nothing is, with two what both reach."""
+    counted = []
+    count_votes = instance_voting._count_votes
+    monkeypatch.setattr(instance_voting, "_count_votes", lambda *a: counted.append(len(a[1])) or count_votes(*a))
+    row, grid = torch.full((12, 1, 1), 3), torch.zeros(12, 1, 1, dtype=torch.int16)
+    grid[2] = 1
+    panoptic_vote(row, grid, 3, things=(3,), free=FREE)
+    grid[7] = 2
+    panoptic_vote(row, grid, 3, things=(3,), free=FREE)
+    assert counted == [0, 2]  # cells 4 and 5
+
+
 def test_a_tie_goes_to_the_id_already_there_then_to_the_lower():
     row = torch.full((7, 1, 1), 3)
     grid = torch.tensor([5, 0, 0, 4, 0, 0, 0]).view(7, 1, 1)
