@@ -63,6 +63,7 @@ def test_what_is_wrong_is_refused_with_its_place(tmp_path, text, message):
 
 
 def test_overrides_are_checked_too():
+    assert read_config(None, ["data.training.nuscenes.split="]).data.training.nuscenes.split == ""
     with pytest.raises(ConfigurationError, match="expected name=value"):
         read_config(None, ["iterations"])
     with pytest.raises(ConfigurationError, match="did you mean 'workers'"):

@@ -258,7 +258,7 @@ def _override(content: dict[str, Any], text: str) -> None:
             content[section] = {}
         content = content[section]
     try:
-        content[last] = yaml.safe_load(value)
+        content[last] = yaml.safe_load(value) if value else ""
     except yaml.YAMLError as error:
         raise ConfigurationError(f"--set {text}: not a YAML value: {error}") from error
 

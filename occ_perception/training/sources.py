@@ -102,7 +102,7 @@ def _open_nuscenes(settings: NuScenesSettings) -> tuple[FrameSource, dict[str, A
     scenes = split_scenes(settings.split, folder) if settings.split else settings.scenes
     source = NuScenesSource(settings.root, settings.version or None, settings.labels, scenes)
     split = settings.split or ("scenes named" if settings.scenes else "all labelled scenes")
-    return source, {"name": f"nuScenes layout at {settings.root}", "split": split, "labels": settings.labels}
+    return source, {"name": f"nuScenes layout ({Path(settings.root).name})", "split": split, "labels": settings.labels}
 
 
 def _open_world(settings: WorldSettings) -> tuple[FrameSource, dict[str, Any]]:
