@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from occ_perception.checkpoints.key_table import skeleton
-from occ_perception.models import offsetocc_config
+from occ_perception.models import NANO_PANOPTIC, offsetocc_config
 from occ_perception.models.alocc_config import PANOPTIC_BASES, VARIANTS, ALOccConfig
 from occ_perception.models.offsetocc_config import OffsetOccConfig
 
@@ -22,7 +22,7 @@ def describe_models() -> list[dict[str, Any]]:
     }
     offsetocc = (_describe_offsetocc(config) for config in offsetocc_config.VARIANTS.values())
     panoptic = (_describe_panoptic(name) for name in PANOPTIC_BASES)
-    return [carving, _describe_nano(), *(_describe(config) for config in VARIANTS.values()), *panoptic, *offsetocc]
+    return [carving, _describe_nano(), _describe_nano_panoptic(), *(_describe(config) for config in VARIANTS.values()), *panoptic, *offsetocc]
 
 
 def _describe_nano() -> dict[str, Any]:
@@ -37,6 +37,12 @@ def _describe_nano() -> dict[str, Any]:
         "published": {},
         "source": "this project",
     }
+
+
+def _describe_nano_panoptic() -> dict[str, Any]:
+    parameters = sum(p.numel() for p in skeleton(NANO_PANOPTIC).parameters())
+    source = "this project: OffsetOcc's modules (arXiv 2505.09562) on nano"
+    return {**_describe_nano(), "name": NANO_PANOPTIC, "parameters": parameters, "source": source}
 
 
 def _describe_offsetocc(config: OffsetOccConfig) -> dict[str, Any]:

@@ -29,6 +29,7 @@ __all__ = [
 
 LIDAR_CARVING = "lidar-carving"
 NANO = "nano"
+NANO_PANOPTIC = "nano-panoptic"
 
 
 def model_names() -> tuple[str, ...]:
@@ -40,7 +41,7 @@ def network_names() -> tuple[str, ...]:
     """Names of the models that are networks, which `create_network` takes."""
     from occ_perception.models import alocc_config, offsetocc_config
 
-    return (NANO, *alocc_config.VARIANTS, *alocc_config.PANOPTIC_BASES, *offsetocc_config.VARIANTS)
+    return (NANO, NANO_PANOPTIC, *alocc_config.VARIANTS, *alocc_config.PANOPTIC_BASES, *offsetocc_config.VARIANTS)
 
 
 def canonical_name(name: str) -> str:
@@ -61,6 +62,10 @@ def create_network(name: str) -> nn.Module:
         from occ_perception.models.nano import Nano
 
         return Nano()
+    if name == NANO_PANOPTIC:
+        from occ_perception.models.nano_panoptic import build_nano_panoptic
+
+        return build_nano_panoptic()
     from occ_perception.models import alocc_config, offsetocc_config
 
     if name in offsetocc_config.VARIANTS:
@@ -133,14 +138,18 @@ def create_model(
         raise ConfigurationError(
             f"model {name} needs weights (a .safetensors file); see 'occ_perception import --help'"
         )
+    path = Path(weights) if weights else None
+    own_vehicle = carving.own_vehicle if carving else None
     if name == NANO:
         from occ_perception.models.nano_adapter import create_nano
 
-        own_vehicle = carving.own_vehicle if carving else None
-        return create_nano(Path(weights) if weights else None, torch.device(device), own_vehicle)
+        return create_nano(path, torch.device(device), own_vehicle)
+    if name == NANO_PANOPTIC:
+        from occ_perception.models.nano_panoptic import create_nano_panoptic
+
+        return create_nano_panoptic(path, torch.device(device), own_vehicle)
     from occ_perception.models import alocc_config, offsetocc_config
 
-    path = Path(weights) if weights else None
     if name in offsetocc_config.VARIANTS:
         from occ_perception.models.offsetocc_adapter import create_offsetocc
 

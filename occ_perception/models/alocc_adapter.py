@@ -241,9 +241,8 @@ class ALOccModel:
         )
 
     def _kept_features(self, output: ALOccOutput) -> Tensor | None:
-        if not self._voxel_features or output.voxel_features is None:
-            return None
-        return output.voxel_features[0].transpose(1, 2)
+        features = output.features_on_grid() if self._voxel_features else None
+        return None if features is None else features[0]
 
 
 def create_alocc(

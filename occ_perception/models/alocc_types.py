@@ -54,3 +54,7 @@ class ALOccOutput(NamedTuple):
     depth: Tensor  # surface depth distribution [B, N, D, h, w]
     context: Tensor  # [B, N, C, h, w]
     voxel_features: Tensor | None = None  # [B, F, Y, X, Z]; None where the classes are scored without making them
+
+    def features_on_grid(self) -> Tensor | None:
+        """The voxel features on the published axes, [B, F, X, Y, Z]."""
+        return None if self.voxel_features is None else self.voxel_features.transpose(2, 3)

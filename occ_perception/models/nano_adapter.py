@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from occ_perception.errors import InvalidInputError
-from occ_perception.geometry import VoxelGrid
 from occ_perception.layers.stage_monitor import FiniteMonitor, StageTimer, all_of, check_finite_weights
 from occ_perception.models.alocc_config import NUSCENES_CAMERAS
 from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput
@@ -20,7 +19,14 @@ from occ_perception.models.nano import FEATURE_STRIDE, Nano, class_scores, expec
 from occ_perception.models.nano_config import NanoConfig
 from occ_perception.models.nano_geometry import sensor_tensors
 from occ_perception.models.nano_instances import instance_grid
-from occ_perception.models.nano_types import NanoInputs, NanoOutput, NanoState, columns_from_grid, grid_from_columns
+from occ_perception.models.nano_types import (
+    NanoInputs,
+    NanoOutput,
+    NanoState,
+    columns_from_grid,
+    features_on_grid,
+    grid_from_columns,
+)
 from occ_perception.occupancy import ModelInfo
 from occ_perception.ontology import FREE, ontology_by_name
 
@@ -45,6 +51,7 @@ class NanoModel:
         weights: fingerprint for the published grids.
         trained_on: in words.
         own_vehicle: LiDAR returns inside are the vehicle itself; the default is nuScenes' car.
+        voxel_features: whether outputs carry the features of every voxel, before they meet the class prototypes.
 
     Raises:
         WeightsError: a weight is NaN or infinite.
@@ -58,13 +65,13 @@ class NanoModel:
         weights: str = "none",
         trained_on: str = "",
         own_vehicle: OwnVehicle | None = None,
+        voxel_features: bool = False,
     ) -> None:
         self.config = config
         self.device = torch.device(device)
         check_finite_weights(network, config.name)
-        self.network = network.to(self.device).prepare_for_inference()
-        grid = VoxelGrid(config.grid_origin, config.voxel_size, config.grid_size)
-        self.info = ModelInfo(config.name, ontology_by_name(config.label_set), grid, weights, trained_on)
+        self.network = network.to(self.device).prepare_for_inference(voxel_features)
+        self.info = ModelInfo(config.name, ontology_by_name(config.label_set), config.grid, weights, trained_on)
         self.image_spec: ImageSpec | None = ImageSpec(
             *config.image_size, NUSCENES_CAMERAS, (1600, 900), config.resize, optional=True
         )
@@ -137,6 +144,7 @@ class NanoModel:
             confidence=grid_from_columns(confidence)[0].contiguous(),
             flow=flow,
             instances=instances,
+            voxel_features=None if output.voxel_features is None else features_on_grid(output.voxel_features)[0],
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from occ_perception.geometry import VoxelGrid
 from occ_perception.ops.voxel_pooling import GridSpec
 
 FLOW_BIN_CENTRES = tuple(float(v) for v in range(-20, 21))
@@ -62,6 +63,11 @@ class NanoConfig:
     def depth_stop(self) -> float:
         """Where the last depth bin ends, metres."""
         return self.depth_start + self.depth_step * self.depth_bins
+
+    @property
+    def grid(self) -> VoxelGrid:
+        """The published grid."""
+        return VoxelGrid(self.grid_origin, self.voxel_size, self.grid_size)
 
     @property
     def coarse_cells(self) -> tuple[int, int]:

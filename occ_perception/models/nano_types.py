@@ -58,3 +58,8 @@ def grid_from_columns(columns: Tensor) -> Tensor:
     """[B, Y / 2, X / 2, 2, 2, ...] -> [B, X, Y, ...]."""
     moved = columns.permute(0, 2, 4, 1, 3, *range(5, columns.ndim))
     return moved.flatten(3, 4).flatten(1, 2)
+
+
+def features_on_grid(voxel_features: Tensor) -> Tensor:
+    """``NanoOutput.voxel_features`` on the published grid, [B, F, X, Y, Z]."""
+    return grid_from_columns(voxel_features).movedim(-1, 1)

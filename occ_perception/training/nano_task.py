@@ -20,7 +20,7 @@ from occ_perception.models.lidar_carving_config import OwnVehicle
 from occ_perception.models.nano import FEATURE_STRIDE, Nano, class_scores
 from occ_perception.models.nano_config import NanoConfig
 from occ_perception.models.nano_geometry import SensorTensors, lidar_in_anchor, sensor_tensors, with_finite_points
-from occ_perception.models.nano_types import NanoInputs, NanoState, columns_from_grid, grid_from_columns
+from occ_perception.models.nano_types import NanoInputs, NanoOutput, NanoState, columns_from_grid, grid_from_columns
 from occ_perception.ontology import FREE
 from occ_perception.ops.frustum import CameraTensors
 from occ_perception.preprocessing import decode_image
@@ -194,7 +194,7 @@ class NanoTask:
         self, network: nn.Module, batch: dict[str, Tensor], state: Any, starts: tuple[bool, ...], iteration: int
     ) -> tuple[dict[str, Tensor], Any]:
         """See `TrainingTask.losses`."""
-        output, after = network(_network_inputs(batch, starts), NanoState(*state) if state is not None else None)
+        output, after = self.run(network, batch, state, starts)
         targets = NanoTargets(*(batch[name] for name in NanoTargets._fields))
         measured = (batch["depth_target"], batch["image_target"])
         return nano_losses(output, targets, *measured, self._class_weight.to(batch["bda"].device)), after
@@ -203,14 +203,24 @@ class NanoTask:
         self, network: nn.Module, batch: dict[str, Tensor], state: Any, starts: tuple[bool, ...]
     ) -> tuple[Tensor, Any]:
         """See `TrainingTask.evaluate`."""
-        output, after = network(_network_inputs(batch, starts), NanoState(*state) if state is not None else None)
+        output, after = self.run(network, batch, state, starts)
+        return self.classes(output, batch), after
+
+    def run(
+        self, network: nn.Module, batch: dict[str, Tensor], state: Any, starts: tuple[bool, ...]
+    ) -> tuple[NanoOutput, NanoState]:
+        """The network's output of a batch, and its state after it."""
+        return network(_network_inputs(batch, starts), NanoState(*state) if state is not None else None)
+
+    def classes(self, output: NanoOutput, batch: dict[str, Tensor]) -> Tensor:
+        """Best class of every voxel in the axes of the unaugmented labels, uint8 [B, X, Y, Z], FREE for free."""
         classes = grid_from_columns(class_scores(output).argmax(dim=3).to(torch.uint8))
         unflipped = [
             grid.flip([axis for axis in (0, 1) if bda[axis, axis] < 0])
             for grid, bda in zip(classes, batch["bda"], strict=True)
         ]
         classes = torch.stack(unflipped)
-        return torch.where(classes == self.config.free_class, FREE, classes), after
+        return torch.where(classes == self.config.free_class, FREE, classes)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """See `TrainingTask.parameter_groups`; norms and biases do not decay."""
