@@ -6,7 +6,9 @@ time is `tracking`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +22,9 @@ MAX_ID = int(np.iinfo(np.uint16).max)
 """Identities are voxel labels too, which are uint16."""
 MOVING_MPS = 1.0
 """Above this speed the direction of motion is a heading."""
+TOP_SPEED_MPS = 100.0
+"""What is said to be faster than this (360 km/h) has an unknown velocity."""
+_FARTHEST_M = 1e5  # of centres and sizes that may be
 
 
 def thing_voxels(ids: np.ndarray, semantics: np.ndarray, ontology: Ontology) -> VoxelGroups:
@@ -65,6 +70,32 @@ def fitting_ids(ids: np.ndarray) -> np.ndarray:
     return renumbered.reshape(-1)[1:].reshape(ids.shape).astype(np.uint16)
 
 
+def check_said(objects: Iterable[Instance], ontology: Ontology) -> None:
+    """Whether what a model says of objects can be; velocities may be anything, see `with_believable_velocity`.
+
+    Raises:
+        InvalidInputError: a class that is none, a score outside 0..1, a size that is not positive, or a centre, size
+            or heading that is no number.
+    """
+    for item in objects:
+        where = f"object {item.id} of the model"
+        if not 0 <= item.class_id < ontology.num_classes:
+            raise InvalidInputError(f"{where}: expected a class of 0..{ontology.num_classes - 1}, got {item.class_id}")
+        if not 0 <= item.score <= 1:
+            raise InvalidInputError(f"{where}: expected a score of 0..1, got {item.score}")
+        if not all(0 < length <= _FARTHEST_M for length in item.size):
+            raise InvalidInputError(f"{where}: expected a size > 0 and <= {_FARTHEST_M:g} m, got {item.size}")
+        if not all(abs(x) <= _FARTHEST_M for x in item.center) or not math.isfinite(item.yaw):
+            raise InvalidInputError(
+                f"{where}: expected a centre within {_FARTHEST_M:g} m and a finite yaw, got {item.center}, {item.yaw}"
+            )
+
+
+def with_believable_velocity(item: Instance) -> Instance:
+    """The same object; its velocity is not known (NaN) if it is no number, or faster than `TOP_SPEED_MPS`."""
+    return item if math.hypot(*item.velocity) <= TOP_SPEED_MPS else replace(item, velocity=(math.nan,) * 3)
+
+
 def objects_from_voxels(
     groups: VoxelGroups,
     semantics: np.ndarray,
@@ -82,7 +113,8 @@ def objects_from_voxels(
         grid: geometry of all arrays.
         ontology: label set.
         confidence: uint8 [X, Y, Z]; the score is the mean over the voxels, 1 where nothing is said.
-        flow: float [X, Y, Z, 2], m/s; the velocity is the mean over the voxels where it is finite, NaN without any.
+        flow: float [X, Y, Z, 2], m/s; the velocity is the mean over the voxels where it is believable (finite, at
+            most `TOP_SPEED_MPS`), NaN without any.
         said: what the model itself said of ids: its scores are taken instead.  Ids without voxels are left out.
 
     Returns:
@@ -115,13 +147,13 @@ def _scores(groups: VoxelGroups, confidence: np.ndarray | None, said: Iterable[I
 
 
 def _mean_flow(groups: VoxelGroups, flow: np.ndarray | None) -> np.ndarray:
-    """Mean velocity of each group over its finite voxels, float64 [K, 2], NaN without any."""
+    """Mean velocity of each group over its believable voxels, float64 [K, 2], NaN without any."""
     if flow is None:
         return np.full((len(groups), 2), np.nan)
     values = flow.reshape(-1, 2)[groups.voxels].astype(np.float64)
-    finite = np.isfinite(values).all(axis=1)
-    values[~finite] = 0.0
-    known = np.bincount(groups.row_of_voxel, finite, len(groups))
+    believed = np.hypot(values[:, 0], values[:, 1]) <= TOP_SPEED_MPS  # false of what is no number, too
+    values[~believed] = 0.0
+    known = np.bincount(groups.row_of_voxel, believed, len(groups))
     total = np.stack([np.bincount(groups.row_of_voxel, values[:, axis], len(groups)) for axis in (0, 1)], axis=1)
     with np.errstate(invalid="ignore"):
         return np.where(known[:, None] > 0, total / known[:, None], np.nan)

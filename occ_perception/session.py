@@ -85,6 +85,7 @@ class Session:
         self._objects = ObjectsOverTime(model.info, self.settings.tracking)
         self._past: _Past | None = None
         self._continuity = Continuity(self.settings, uses_images=model.image_spec is not None)
+        self._continuity_of_tracks = Continuity(self.settings, uses_images=False)  # tracks live without the network
         self._lost = ""  # why there is no state though the frames follow each other
         self._pool = ThreadPoolExecutor(self.settings.decode_threads, thread_name_prefix="decode")
 
@@ -93,6 +94,7 @@ class Session:
         self._past = None
         self._objects.restart()
         self._continuity.forget()
+        self._continuity_of_tracks.forget()
 
     def close(self) -> None:
         """Stop the decoding threads."""
@@ -142,9 +144,7 @@ class Session:
         with _timed(timings, "postprocess"):
             result = self._publishable(inputs, output)
         with _timed(timings, "objects"):
-            ids = None if output.instances is None else output.instances.cpu().numpy()
-            pose, continues = frame.odom_from_ego, not reset
-            result |= self._objects.update(frame.stamp_ns, pose, continues, result, ids, output.objects)
+            result |= self._objects_of(frame, output, result, notes)
         timings.update({f"model/{name}": ms for name, ms in output.stages_ms.items()})
         has_lidar = self.model.uses_lidar and bool(frame.lidar)
         return Occupancy(
@@ -259,6 +259,18 @@ class Session:
             "flow": _array(output.flow, np.float32),
             "prediction": _array(semantics if output.prediction is None else output.prediction, np.uint8),
         }
+
+    def _objects_of(
+        self, frame: Frame, output: ModelOutput, published: dict[str, Any], notes: list[str]
+    ) -> dict[str, Any]:
+        """Objects, and where they are; objects that cannot be are left out with a note, as the grid is good still."""
+        ids = None if output.instances is None else output.instances.cpu().numpy()
+        continues = not self._continuity_of_tracks.check(frame)
+        try:
+            return self._objects.update(frame.stamp_ns, frame.odom_from_ego, continues, published, ids, output.objects)
+        except InvalidInputError as error:
+            notes.append(f"objects left out: {error}")
+            return {}
 
     def _present_cameras(self, inputs: ModelInput) -> list[tuple[Any, torch.Tensor, torch.Tensor, int, int]]:
         spec, rig = self.model.image_spec, inputs.frame.rig

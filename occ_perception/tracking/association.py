@@ -22,7 +22,7 @@ _NEAR_M, _FAR_M = 0.8, 6.0  # shortest and longest distance that joins
 _DISTANCE_COST, _CLASS_COST, _UNSEEN_COST, _YOUNG_COST = 0.5, 0.3, 0.3, 0.3
 # What it costs to leave a track without an object.  It must be finite: what is exactly in its place must not be given
 # away so that two poor pairs can be made of one good one.  Even the poorest possible pair is a little better than none.
-_ALONE_COST, _LEAST_GAIN = 1.5, 0.05
+_ALONE_COST, _LEAST_GAIN = 2.0, 0.05
 _CONFUSED = (("car", "truck", "bus", "trailer", "construction_vehicle"), ("bicycle", "motorcycle"))
 _TOP_SPEED_MPS = {
     **dict.fromkeys(_CONFUSED[0], 25.0), **dict.fromkeys(_CONFUSED[1], 12.0), "pedestrian": 3.0,

@@ -56,6 +56,11 @@ class Tracker:
         self._ids.give_back(track.id for track in self._tracks)
         self._tracks = []
 
+    def miss_frame(self, stamp_ns: int) -> None:
+        """Nothing can be said of the objects of this frame, so none was seen."""
+        for track in self._tracks:
+            track.miss(stamp_ns)
+
     def update(self, detections: Detections, visibility: np.ndarray) -> tuple[tuple[Instance, ...], ...]:
         """Take a frame, later than the one before.
 
