@@ -7,7 +7,7 @@ import pytest
 import torch
 from nano_frames import labelled_frame
 
-from occ_perception.errors import InvalidInputError, NumericsError, WeightsError
+from occ_perception.errors import ConfigurationError, InvalidInputError, NumericsError, WeightsError
 from occ_perception.models import create_model, create_network
 from occ_perception.models.nano import Nano, class_scores, expected_velocity
 from occ_perception.models.nano_adapter import NanoModel
@@ -239,6 +239,45 @@ def test_sensors_are_dropped_as_often_as_asked():
     assert abs((~lidar).mean() - 0.5) < 0.08
     assert abs(blind.mean() - 0.2) < 0.07
     assert not (blind & ~lidar).any()  # never both
+
+
+def test_what_nobody_saw_teaches_nothing_of_objects_either():
+    sample = labelled_frame()
+    nothing = np.zeros(sample.label.semantics.shape, bool)
+    targets = nano_targets(replace(sample.label, mask_camera=nothing, mask_lidar=nothing), 17, NO_FLIP)
+    assert (targets.classes == IGNORE).all()
+    assert (targets.heatmap == -1).all()
+    assert not torch.isfinite(targets.offsets).any()
+    assert not torch.isfinite(targets.velocity).any()
+
+
+def test_every_parameter_learns():
+    """A parameter without a gradient stays random, and stops training on several processes."""
+    torch.manual_seed(0)
+    task = NanoTask(NanoTaskSettings(augment=False))
+    first, second = batch_of(task, [labelled_frame(0), labelled_frame(1)])
+    _, state = task.losses(task.network, first, None, (True,), 0)
+    losses, _ = task.losses(task.network, second, state, (False,), 1)
+    sum(losses.values()).backward()
+    assert not [name for name, p in task.network.named_parameters() if p.requires_grad and p.grad is None]
+    assert float(task.network.matching.weight.grad.abs().max()) > 0
+
+
+@pytest.mark.parametrize("missing", ["points", "images"])
+def test_frames_without_points_or_without_images_can_be_trained_on(missing):
+    sample = labelled_frame()
+    empty = {"points": {"lidar": (replace(sample.frame.lidar[0], points=np.zeros((0, 3), np.float32)),)}}
+    frame = replace(sample.frame, **empty.get(missing, {"images": {}}))
+    task = NanoTask(NanoTaskSettings(augment=False))
+    (batch,) = batch_of(task, [replace(sample, frame=frame)])
+    losses, _ = task.losses(task.network, batch, None, (True,), 0)
+    assert all(bool(torch.isfinite(value)) for value in losses.values())
+
+
+@pytest.mark.parametrize("wrong", [{"camera_only": 7.0}, {"lidar_only": -3.0}, {"class_weight_power": -1e9}])
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ConfigurationError, match="expected"):
+        NanoTaskSettings(**wrong)
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ class Nano(nn.Module):
         self.voxel_head = nn.Conv2d(neck, config.column_voxels * config.voxel_channels, 1)
         self.score_head: nn.Conv2d | None = None  # both in one, for inference
         self.prototypes = nn.Parameter(torch.randn(config.classes, config.voxel_channels) * 0.3)
-        self.matching = nn.Conv2d(fine, config.matching_channels, 1)
+        self.matching = nn.Conv2d(fine, config.matching_channels, 1).requires_grad_(config.use_history)
         flow_inputs = neck + (_WINDOW**2 if config.use_history else 0)
         self.flow_head = nn.Sequential(
             ConvNormReLU(flow_inputs, 48, 1), ConvNormReLU(48, 48), nn.Conv2d(48, 2 * len(FLOW_BIN_CENTRES), 1)
@@ -179,10 +179,10 @@ class Nano(nn.Module):
         return self.columns(self.voxel_head(bev)).movedim(3, -1)
 
     def predict_flow(self, bev: Tensor, matching: Tensor, previous: Tensor | None) -> Tensor:
-        """Bin logits of each column's velocity, [B, 2, bins, Y, X]; the correlation itself carries no gradient."""
+        """Bin logits of each column's velocity, [B, 2, bins, Y, X]; the previous map carries no gradient."""
         inputs = bev
         if previous is not None:
-            with torch.no_grad(), full_precision(bev):
+            with full_precision(bev):
                 match = local_cosine_similarity(matching.float(), previous.float(), _WINDOW, _DILATION)
             inputs = torch.cat([bev, match.to(bev.dtype)], dim=1)
         return self.flow_head(inputs).unflatten(1, (2, len(FLOW_BIN_CENTRES)))

@@ -47,14 +47,13 @@ def sensor_tensors(
         grid_from_anchor: float64 [4, 4], if the grid is not the ego frame at the anchor stamp (training labels).
     """
     inputs = with_finite_points(inputs)
-    cameras, depth = _no_cameras(device), torch.zeros(1, 0, 1, 1, dtype=torch.int64, device=device)
-    point = depth
+    size = config.image_size
+    cells = (size[0] // FEATURE_STRIDE, size[1] // FEATURE_STRIDE)
+    cameras = _no_cameras(device)
+    depth = point = torch.full((1, sum(inputs.present), *cells), -1, device=device)
     if any(inputs.present):
         poses = camera_poses(inputs)
         cameras = camera_tensors(inputs, poses, device, grid_from_anchor)
-        size = config.image_size
-        cells = (1, len(poses.names), size[0] // FEATURE_STRIDE, size[1] // FEATURE_STRIDE)
-        depth = point = torch.full(cells, -1, device=device)
         if inputs.frame.lidar:
             maps = lidar_depth_maps(inputs, poses, (config.depth_start, config.depth_stop), size, FEATURE_STRIDE)
             metres = torch.stack([nearest.depth for nearest in maps])[None]

@@ -37,7 +37,8 @@ def nano_targets(label: GridLabel, free_class: int, flip: BevFlip) -> NanoTarget
     classes = np.where(label.semantics == FREE, free_class, label.semantics).astype(np.uint8)
     seen = _seen(label)
     classes = np.where(seen & (label.semantics != UNKNOWN), classes, IGNORE).astype(np.uint8)
-    things = np.isin(label.semantics, label.ontology.thing_ids)
+    # What nobody saw teaches nothing, of objects either.
+    things = np.isin(label.semantics, label.ontology.thing_ids) & seen
     heatmap, offsets = _centres(label, things, np.asarray(seen.any(axis=2)))
     signs = np.array([-1.0 if flip.x else 1.0, -1.0 if flip.y else 1.0], np.float32)
     arrays = (classes, _velocities(label, things) * signs, heatmap, offsets * signs)

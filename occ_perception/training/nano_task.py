@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from occ_perception.errors import InvalidInputError
+from occ_perception.errors import ConfigurationError, InvalidInputError
 from occ_perception.frame import CameraImage
 from occ_perception.geometry import inverse, transform_points
 from occ_perception.models.alocc_config import NUSCENES_CAMERAS
@@ -55,6 +54,15 @@ class NanoTaskSettings:
     camera_dropout: float = 0.2
     augment: bool = True
     class_weight_power: float = 0.25
+
+    def __post_init__(self) -> None:
+        shares = (self.camera_only, self.lidar_only, self.lidar_dropout, self.camera_dropout)
+        if not all(0 <= share <= 1 for share in shares) or self.camera_only + self.lidar_only > 1:
+            raise ConfigurationError(
+                f"expected shares from 0 to 1, camera_only and lidar_only together at most 1, got {shares}"
+            )
+        if not 0 <= self.class_weight_power <= 2:
+            raise ConfigurationError(f"class_weight_power: expected 0..2, got {self.class_weight_power}")
 
 
 # Share of the visible voxels by class, measured on 49 frames of the synthetic training split; free is the last.
@@ -127,9 +135,9 @@ class NanoTask:
             return _Sensors(present, bool(lidar))
         kind = draw.stream.random()
         losses, lost_sweep = draw.frame.random(2)
-        lidar &= kind >= settings.camera_only and lost_sweep >= settings.lidar_dropout
         if lidar and kind >= 1 - settings.lidar_only:
             return _Sensors(np.zeros_like(present), True)
+        lidar &= kind >= settings.camera_only and lost_sweep >= settings.lidar_dropout
         order = draw.frame.permutation(_CAMERAS)
         lost = 0 if losses >= settings.camera_dropout else 1 if losses >= settings.camera_dropout / 4 else 2
         present[order[:lost]] = False
@@ -183,6 +191,8 @@ class NanoTask:
             return torch.full(point.shape, IGNORE, dtype=torch.uint8)
         inputs = with_finite_points(ModelInput(sample.frame))
         points = transform_points(inverse(sample.ego_from_grid), lidar_in_anchor(inputs))
+        if not len(points):
+            return torch.full(point.shape, IGNORE, dtype=torch.uint8)
         cells, inside = sample.label.grid.cells_of(points)
         classes = np.where(inside, sample.label.semantics[tuple(cells.T)], IGNORE)
         classes = np.where(classes < self.config.free_class, classes, IGNORE).astype(np.uint8)
@@ -229,10 +239,6 @@ class NanoTask:
             {"params": [p for p in parameters if p.ndim > 1]},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-
-    def stored_weights(self, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `TrainingTask.stored_weights`."""
-        return {name: value for name, value in entries.items() if not name.endswith("num_batches_tracked")}
 
 
 def _network_inputs(batch: dict[str, Tensor], starts: tuple[bool, ...]) -> NanoInputs:
