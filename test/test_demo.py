@@ -143,16 +143,19 @@ def test_the_whole_demo_without_ros(tmp_path, monkeypatch, capsys):
         "ROS 2 is not installed",
         "rclpy",
         "replayed offline",
-        "no weights needed",
+        "nano, weights",
+        "trained on: synthetic",
         "unknown",
         "different stamps",
     ):
         assert part in said
     pictures = sorted(path.name for path in (tmp_path / "out").iterdir())
     names = ("birds_eye", "overlay", "scene", "summary")
-    assert pictures == [f"synthetic_{name}.png" for name in names]
+    assert pictures == ["synthetic.webp", *(f"synthetic_{name}.png" for name in names)]
     for name in pictures:
         Image.open(tmp_path / "out" / name).verify()
+    with Image.open(tmp_path / "out" / "synthetic.webp") as film:
+        assert film.n_frames > 1
 
 
 def test_one_bad_input_does_not_hide_the_others_but_the_demo_fails(tmp_path, monkeypatch, capsys):
