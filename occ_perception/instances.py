@@ -70,15 +70,15 @@ def fitting_ids(ids: np.ndarray) -> np.ndarray:
     return renumbered.reshape(-1)[1:].reshape(ids.shape).astype(np.uint16)
 
 
-def check_said(objects: Iterable[Instance], ontology: Ontology) -> None:
-    """Whether what a model says of objects can be; velocities may be anything, see `with_believable_velocity`.
+def check_boxes(objects: Iterable[Instance], ontology: Ontology, source: str) -> None:
+    """Whether what ``source`` says of objects can be; velocities may be anything, see `with_believable_velocity`.
 
     Raises:
         InvalidInputError: a class that is none, a score outside 0..1, a size that is not positive, or a centre, size
             or heading that is no number.
     """
     for item in objects:
-        where = f"object {item.id} of the model"
+        where = f"{source}: object {item.id}"
         if not 0 <= item.class_id < ontology.num_classes:
             raise InvalidInputError(f"{where}: expected a class of 0..{ontology.num_classes - 1}, got {item.class_id}")
         if not 0 <= item.score <= 1:
@@ -115,7 +115,8 @@ def objects_from_voxels(
         confidence: uint8 [X, Y, Z]; the score is the mean over the voxels, 1 where nothing is said.
         flow: float [X, Y, Z, 2], m/s; the velocity is the mean over the voxels where it is believable (finite, at
             most `TOP_SPEED_MPS`), NaN without any.
-        said: what the model itself said of ids: its scores are taken instead.  Ids without voxels are left out.
+        said: what the model itself said of ids: its score is taken instead if it is one for the class of the voxels.
+            Ids without voxels are left out.
 
     Returns:
         K objects, in the order of the groups, with their ids; boxes as of `box_fitting`, headed along the motion of
@@ -126,7 +127,7 @@ def objects_from_voxels(
     headings = np.where(moving, np.arctan2(velocities[:, 1], velocities[:, 0]), np.nan)
     boxes = fit_boxes(groups, grid, headings)
     classes = _majority(groups, semantics, ontology.num_classes)
-    scores = _scores(groups, confidence, said)
+    scores = _scores(groups, classes, confidence, said)
     return _as_instances(groups.ids, classes, scores, boxes, velocities)
 
 
@@ -136,14 +137,17 @@ def _majority(groups: VoxelGroups, semantics: np.ndarray, num_classes: int) -> n
     return np.bincount(votes, minlength=len(groups) * num_classes).reshape(len(groups), num_classes).argmax(axis=1)
 
 
-def _scores(groups: VoxelGroups, confidence: np.ndarray | None, said: Iterable[Instance]) -> np.ndarray:
-    """Score of each group, float64 [K]."""
+def _scores(
+    groups: VoxelGroups, classes: np.ndarray, confidence: np.ndarray | None, said: Iterable[Instance]
+) -> np.ndarray:
+    """Score of each group for its class [K], float64 [K]."""
     scores = np.ones(len(groups))
     if confidence is not None:
         total = np.bincount(groups.row_of_voxel, confidence.reshape(-1)[groups.voxels], len(groups))
         scores = total / (255.0 * groups.counts)
-    of_model = {item.id: item.score for item in said}
-    return np.array([of_model.get(label, score) for label, score in zip(groups.ids.tolist(), scores, strict=True)])
+    of_model = {(item.id, item.class_id): item.score for item in said}
+    own = zip(groups.ids.tolist(), classes.tolist(), scores.tolist(), strict=True)
+    return np.array([of_model.get((label, class_id), score) for label, class_id, score in own])
 
 
 def _mean_flow(groups: VoxelGroups, flow: np.ndarray | None) -> np.ndarray:

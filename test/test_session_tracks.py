@@ -432,7 +432,7 @@ def test_objects_that_cannot_be_are_left_out_with_a_note_and_the_next_frame_is_f
     said = [(BOX,), (BOX, replace(BOX, **wrong)), (BOX,)]
     frames = answers(*(shot(instances=False, objects=objects) for objects in said))
     assert [[item.id for item in frame.objects] for frame in frames] == [[1], [], [1]]
-    assert any("object 500 of the model: expected" in note and says in note for note in frames[1].notes)
+    assert any("model: object 500: expected" in note and says in note for note in frames[1].notes)
     assert (frames[1].semantics == CAR).any()
     assert not any(frame.temporal.reset for frame in frames[1:])
 

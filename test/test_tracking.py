@@ -336,6 +336,19 @@ def test_the_larger_keeps_the_number_of_two_that_become_one_and_the_other_has_it
     assert film.show(small, large)[0] == first[::-1]
 
 
+def test_what_is_lost_right_after_a_merge_is_listed_with_its_own_size():
+    film = Film()
+    for _ in range(3):
+        film.show(block(5, 10, 12), block(17, 10, 6))
+    own = film.seen[0].size
+    film.show(block(5, 10, 18))
+    assert film.seen[0].size[0] > own[0] + 2.0  # listed as it is seen
+    _, hidden = film.show()
+    (large,) = (item for item in hidden if item.id == 1)
+    assert large.size == own
+    assert large.center == pytest.approx((-5.6, -5.0, 0.8), abs=0.1)
+
+
 def test_after_too_long_the_other_is_another():
     film = Film()
     large, small = block(5, 10, 12), block(17, 10, 6)

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from occ_perception.data.bag_messages import header, new_message, point, pose, vector
-from occ_perception.data.marker_shapes import ADD, ARROW, DELETE_ALL, Box, Shape, box_shapes, instance_shapes
+from occ_perception.data.marker_shapes import (
+    ADD,
+    ARROW,
+    DELETE_ALL,
+    LIFETIME_NS,
+    Box,
+    Shape,
+    box_shapes,
+    instance_shapes,
+)
 from occ_perception.occupancy import Occupancy
 
 MARKERS = "visualization_msgs/msg/MarkerArray"
@@ -36,6 +45,7 @@ def _marker(head: Any, shape: Shape, action: int) -> Any:
     """visualization_msgs/Marker with ROS' defaults for what a shape does not tell."""
     red, green, blue, alpha = shape.color
     no_bytes = np.empty(0, np.uint8)
+    seconds, nanoseconds = divmod(LIFETIME_NS if action == ADD else 0, 10**9)
     return new_message(
         "visualization_msgs/msg/Marker",
         header=head,
@@ -46,7 +56,7 @@ def _marker(head: Any, shape: Shape, action: int) -> Any:
         pose=pose(shape.position, shape.quaternion_xyzw),
         scale=vector(shape.scale),
         color=new_message("std_msgs/msg/ColorRGBA", r=red, g=green, b=blue, a=alpha),
-        lifetime=new_message("builtin_interfaces/msg/Duration", sec=0, nanosec=0),
+        lifetime=new_message("builtin_interfaces/msg/Duration", sec=seconds, nanosec=nanoseconds),
         frame_locked=False,
         points=[point(p) for p in shape.points],
         colors=[],

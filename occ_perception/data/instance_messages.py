@@ -1,7 +1,7 @@
 """Objects to and from ``occ_perception/msg/VoxelInstanceArray``, documented in msg/.
 
 Works on the fields alone, so the messages may be rclpy's classes or a bag's.  Reading is a trust boundary: ids,
-classes and indices are checked.
+classes, scores, boxes and indices are checked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from occ_perception.data.message_parts import (
 )
 from occ_perception.errors import InvalidInputError
 from occ_perception.geometry import VoxelGrid
-from occ_perception.instances import MAX_ID
+from occ_perception.instances import MAX_ID, check_boxes
 from occ_perception.occupancy import Instance, Occupancy
 from occ_perception.ontology import Ontology
 
@@ -72,11 +72,13 @@ def instances_from_message(message: Any) -> tuple[tuple[Instance, ...], np.ndarr
         (the objects, their ids per voxel as uint16 [X, Y, Z] or None if the message lists no voxels).
 
     Raises:
-        InvalidInputError: ids, classes, voxel ranges or indices that cannot be.
+        InvalidInputError: ids, classes, scores, boxes, voxel ranges or indices that cannot be.
     """
     grid = geometry_from_message(message)
     objects = tuple(_object_from_message(item) for item in message.instances)
-    _check_objects(objects, ontology_from_message(message), "VoxelInstanceArray.instances")
+    ontology = ontology_from_message(message)
+    _check_objects(objects, ontology, "VoxelInstanceArray.instances")
+    check_boxes(objects, ontology, "VoxelInstanceArray.instances")
     indices = read_array(message, "voxel_indices", np.uint32)
     if not len(indices):
         _check_ranges(message, 0)
@@ -122,3 +124,6 @@ def _check_ranges(message: Any, num_indices: int) -> None:
             raise InvalidInputError(
                 f"instance {item.id}: voxels {item.voxel_offset} + {item.voxel_count} exceed the {num_indices} indices"
             )
+    claimed = sum(int(item.voxel_count) for item in message.instances)
+    if claimed > num_indices:  # a voxel is of one object
+        raise InvalidInputError(f"instances: expected at most {num_indices} voxels, as many as indices, got {claimed}")

@@ -18,6 +18,9 @@ ARROW, CUBE, LINE_STRIP, TEXT = 0, 1, 4, 9
 """visualization_msgs/Marker.type"""
 ADD, DELETE_ALL = 0, 3
 """visualization_msgs/Marker.action"""
+LIFETIME_NS = 1_200_000_000
+"""How long a marker is drawn: more than two periods at 2 Hz, so that a lost message does not show; but if nothing comes
+any more (the node died, or publishes no grid), nothing stays."""
 _SLOWEST_ARROW_MPS = 0.2
 _FADED = 0.35  # of the opacity that is left of what is not seen
 _Vector = tuple[float, float, float]

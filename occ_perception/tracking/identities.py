@@ -33,6 +33,8 @@ class IdPool:
             raise InvalidInputError(
                 f"tracking: expected at most {MAX_ID - RESTING} objects at once, got {len(in_use) + count}"
             )
+        if count == 0:
+            return []
         taken = {*in_use, *self._resting}
         drawn: list[int] = []
         while len(drawn) < count:

@@ -12,7 +12,7 @@ from occ_perception.connected_instances import connected_instances
 from occ_perception.errors import InvalidInputError
 from occ_perception.geometry import VoxelGroups
 from occ_perception.instances import (
-    check_said,
+    check_boxes,
     fitting_ids,
     objects_from_voxels,
     thing_voxels,
@@ -86,7 +86,7 @@ class ObjectsOverTime:
         semantics, grid, ontology = published["semantics"], self._info.grid, self._info.ontology
         if ids is None and self._settings.connect_voxels and ontology.things:
             ids = connected_instances(published["prediction"], ontology, published["flow"])
-        check_said(said, ontology)
+        check_boxes(said, ontology, "model")
         groups, predicted = VoxelGroups.none(), None
         if ids is None:
             objects = tuple(with_believable_velocity(item) for item in said)

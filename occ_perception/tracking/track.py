@@ -85,6 +85,7 @@ class Track:
         item: as it was then, in the grid's frame of then.
         center: float64 [3], metres.
         yaw: radians.
+        size: length, width, height, metres; like centre, yaw and voxels its own, not that of what it is merged with.
         points: float64 [n, 3], centres of its voxels.
     """
 
@@ -109,7 +110,7 @@ class Track:
         self._motion.carry(shift[:2], (detections.stamp_ns - self.stamp_ns) * 1e-9)
         self.center, self.points = self.center + shift, self.points + shift
         self._count(detections.stamp_ns)
-        self.item = self._oriented(detections.objects[row], detections, self.yaw)
+        self.item = self._oriented(detections.objects[row], detections, self.yaw)  # listed as it is seen
 
     def _see(self, detections: Detections, row: int, last_yaw: float | None = None) -> None:
         item = detections.objects[row]
@@ -119,7 +120,7 @@ class Track:
         self.center, self.points = detections.centers[row], detections.points_of(row)
         self._flow = detections.velocities[row]
         self.item = self._oriented(item, detections, last_yaw)
-        self.yaw = self.item.yaw + detections.heading
+        self.yaw, self.size = self.item.yaw + detections.heading, self.item.size
 
     def _count(self, stamp_ns: int) -> None:
         self.stamp_ns, self.missing_since_ns = stamp_ns, None
@@ -182,6 +183,7 @@ class Track:
             class_id=self.class_id,
             score=self.item.score * max(1.0 - age_s / memory_s, 0.0),
             center=tuple(center.tolist()),
+            size=self.size,
             yaw=wrapped(self.yaw + heading_of(grid_from_fixed)),
             velocity=tuple(velocity.tolist()),
             occluded=True,
