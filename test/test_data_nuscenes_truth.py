@@ -79,6 +79,7 @@ def test_boxes_lie_where_they_are_annotated(truth_bag):
         arrows = {m.id: m.points for m in message.markers if m.ns == "velocities"}
         annotations = source.annotations(token)
         assert message.markers[0].action == 3  # DELETEALL
+        assert {(m.lifetime.sec, m.lifetime.nanosec) for m in message.markers[1:]} == {(1, 200_000_000)}
         assert len(boxes) == len(annotations) > 0
         for annotation in annotations:
             center = annotation.global_from_box[:3, 3]

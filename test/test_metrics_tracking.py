@@ -99,7 +99,7 @@ def test_an_identity_taken_over_from_one_that_is_back_is_kept_by_one_of_them():
 def test_threshold():
     frame = TrackedFrame(0, np.array([A]), np.array([7]), np.array([[0.5]]))
     assert scored([frame])[1]["matched"] == 1
-    assert scored([frame], threshold=0.51)[1]["matched"] == 0
+    assert scored([frame], threshold_percent=51)[1]["matched"] == 0
 
 
 def test_nothing_there_and_nothing_said():
@@ -120,6 +120,27 @@ def test_frames_from_grids():
     np.testing.assert_allclose(frame.similarity, [[0, 0], [0, 6 / 8]])
     empty = TrackedFrame.of_grids(4, true, np.zeros_like(true))
     assert empty.similarity.shape == (2, 0)
+
+
+def test_objects_of_different_classes_are_not_the_same_if_classes_are_given():
+    ids, similarity = np.array([A, B]), np.array([[0.9, 0.0], [0.0, 0.8]])
+    plain = TrackedFrame(0, ids, np.array([7, 8]), similarity)
+    classed = TrackedFrame(0, ids, np.array([7, 8]), similarity, np.array([3, 4]), np.array([3, 5]))
+    assert scored([plain])[1]["matched"] == 2
+    values, counts = scored([classed])
+    assert (counts["matched"], counts["missed"], counts["invented"]) == (1, 1, 1)
+    assert values["IDF1"] == 0.5
+
+
+def test_classes_of_objects_in_grids():
+    true = np.zeros((4, 4, 2), np.uint16)
+    true[0], true[3] = 5, 2
+    frame = TrackedFrame.of_grids(0, true, true, {5: 1, 2: 1, 99: 0}, {5: 1, 2: 0})
+    np.testing.assert_array_equal(frame.similarity, [[0, 0], [0, 1]])
+    with pytest.raises(InvalidInputError, match=r"got none of \[2\]"):
+        TrackedFrame.of_grids(0, true, true, {5: 1}, {5: 1, 2: 0})
+    with pytest.raises(InvalidInputError, match=r"all \(2, 2\) objects, got \(2, None\)"):
+        TrackedFrame.of_grids(0, true, true, {5: 1, 2: 1})
 
 
 def test_identities_of_sequences_are_their_own_and_workers_add_up():

@@ -94,6 +94,7 @@ def test_markers_delete_then_draw():
         ("boxes", 3), ("headings", 3), ("names", 3), ("velocities", 3), ("boxes", 4), ("headings", 4), ("names", 4),
     }  # fmt: skip
     assert all(m.action == Marker.ADD for m in markers[1:])
+    assert all(1.0 < m.lifetime.sec + m.lifetime.nanosec * 1e-9 < 2.0 for m in markers[1:])  # two periods of 2 Hz
     assert all(m.header.frame_id == "base_link" and m.header.stamp.nanosec == 345_678_901 for m in markers)
     kinds = {m.ns: m.type for m in markers[1:]}
     assert kinds == {

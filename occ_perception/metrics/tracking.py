@@ -7,7 +7,7 @@ Multi-Target, Multi-Camera Tracking, 2016, section 4.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ from occ_perception.errors import InvalidInputError
 from occ_perception.metrics.accumulator import Accumulator, MetricLabel, MetricResult, ratio, zero_sums
 from occ_perception.metrics.checks import check_instances
 
-THRESHOLD = 0.5
+THRESHOLD_PERCENT = 50
 """Least voxel IoU of a true and a predicted object that are the same."""
 _COUNTS = ("true", "predicted", "matched", "missed", "invented", "switches", "identified", "object_ms")
 
@@ -31,13 +31,16 @@ class TrackedFrame:
         stamp_ns: nanoseconds.
         true_ids: int64 [N], distinct; who is there.
         predicted_ids: int64 [M], distinct; who is said to be there.
-        similarity: float64 [N, M], 0..1.
+        similarity: float64 [N, M], 0..1; 0 across classes, if there are classes.
+        true_classes, predicted_classes: int64 [N] and [M], or both None: objects of any class may be the same.
     """
 
     stamp_ns: int
     true_ids: np.ndarray
     predicted_ids: np.ndarray
     similarity: np.ndarray
+    true_classes: np.ndarray | None = None
+    predicted_classes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.true_ids), len(self.predicted_ids))
@@ -46,14 +49,31 @@ class TrackedFrame:
         for name, ids in (("true", self.true_ids), ("predicted", self.predicted_ids)):
             if len(np.unique(ids)) != len(ids):
                 raise InvalidInputError(f"{name} ids: expected each once in a frame, got {ids.tolist()}")
+        true, predicted = self.true_classes, self.predicted_classes
+        if true is None and predicted is None:
+            return
+        if true is None or predicted is None or (len(true), len(predicted)) != shape:
+            got = tuple(None if classes is None else len(classes) for classes in (true, predicted))
+            raise InvalidInputError(f"classes: expected none, or those of all {shape} objects, got {got}")
+        object.__setattr__(self, "similarity", np.where(true[:, None] == predicted, self.similarity, 0.0))
 
     @staticmethod
-    def of_grids(stamp_ns: int, true: np.ndarray, predicted: np.ndarray) -> TrackedFrame:
+    def of_grids(
+        stamp_ns: int,
+        true: np.ndarray,
+        predicted: np.ndarray,
+        true_class_of: Mapping[int, int] | None = None,
+        predicted_class_of: Mapping[int, int] | None = None,
+    ) -> TrackedFrame:
         """Objects by their voxels, similar by IoU.
 
         Args:
             stamp_ns: of both.
             true, predicted: integers [X, Y, Z], 0..65535, 0 = none.
+            true_class_of, predicted_class_of: classes of all ids, or both None: classes do not matter.
+
+        Raises:
+            InvalidInputError: arrays or ids that cannot be, or an id without class.
         """
         true = check_instances("true instances", true, true.shape).ravel()
         predicted = check_instances("predicted instances", predicted.ravel(), true.shape)
@@ -64,7 +84,17 @@ class TrackedFrame:
         shape = (len(true_ids), len(predicted_ids))
         common = np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape)
         iou = common / np.maximum(true_size[:, None] + predicted_size - common, 1)
-        return TrackedFrame(stamp_ns, true_ids, predicted_ids, iou)
+        classes = _classes(true_ids, true_class_of), _classes(predicted_ids, predicted_class_of)
+        return TrackedFrame(stamp_ns, true_ids, predicted_ids, iou, *classes)
+
+
+def _classes(ids: np.ndarray, class_of: Mapping[int, int] | None) -> np.ndarray | None:
+    if class_of is None:
+        return None
+    unknown = [i for i in ids.tolist() if i not in class_of]
+    if unknown:
+        raise InvalidInputError(f"classes: expected one of every id, got none of {unknown}")
+    return np.array([class_of[i] for i in ids.tolist()], np.int64)
 
 
 class TrackingScore(Accumulator):
@@ -73,14 +103,15 @@ class TrackingScore(Accumulator):
     ``frames`` counts the frames of all sequences.
 
     Args:
-        threshold: least similarity of objects that may be matched.
+        ontology: name of the label set of the objects, for the report; classes are not compared.
+        threshold_percent: least similarity of objects that may be matched, in per cent.
     """
 
     name = "tracking"
 
-    def __init__(self, threshold: float = THRESHOLD) -> None:
-        super().__init__({"threshold": threshold})
-        self._threshold = threshold
+    def __init__(self, ontology: str = "occ3d", threshold_percent: int = THRESHOLD_PERCENT) -> None:
+        super().__init__({"ontology": ontology, "threshold_percent": threshold_percent})
+        self._threshold = threshold_percent / 100
         self.counts.update({name: np.zeros(1, np.int64) for name in _COUNTS})
         self.sums["similarity"] = zero_sums((1,))
 
@@ -135,9 +166,8 @@ class TrackingScore(Accumulator):
 
     @property
     def label(self) -> MetricLabel:
-        return MetricLabel(
-            "Tracking", "any", f"objects of voxel IoU of at least {self._threshold:g}", "CLEAR MOT 2008, IDF1 2016"
-        )
+        mask = f"objects of voxel IoU of at least {self.settings['threshold_percent']} %"
+        return MetricLabel("Tracking", self.settings["ontology"], mask, "CLEAR MOT 2008, IDF1 2016")
 
 
 def _matches(frame: TrackedFrame, last: dict[int, int], threshold: float) -> tuple[np.ndarray, np.ndarray]:
