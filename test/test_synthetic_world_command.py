@@ -60,7 +60,8 @@ def test_the_ordinary_readers_read_all_of_it(dataset):
     assert nuscenes.scene_names == tuple(scene_name(seed) for seed in SETTINGS.scene_seeds())
     assert split_scenes("train", dataset / "gts") == nuscenes.scene_names
     assert split_scenes("train", dataset / "openocc_v2") == nuscenes.scene_names
-    assert split_scenes("val", dataset / "gts") == ()
+    with pytest.raises(DatasetError, match="val_split: expected scenes, it lists none"):
+        split_scenes("val", dataset / "gts")  # no names would mean every scene: those of train
     for labels, ontology in (("occ3d", OCC3D), ("openocc", OPENOCC)):
         truth = GroundTruth(labels, dataset)
         assert truth.scenes(nuscenes) == nuscenes.scene_names

@@ -17,7 +17,8 @@ def split_scenes(split: str, labels_folder: Path) -> tuple[str, ...]:
 
     Raises:
         ConfigurationError: unknown split (the message lists them).
-        DatasetError: ``annotations.json`` is missing, or holds no such list.
+        DatasetError: ``annotations.json`` is missing, or holds no such list or an empty one: callers take no names for
+            "every scene", which would be another split's.
     """
     if split in _MINI:
         return _MINI[split]
@@ -36,4 +37,6 @@ def split_scenes(split: str, labels_folder: Path) -> tuple[str, ...]:
         raise DatasetError(f"{path}: no list '{_SHIPPED[split]}': {error!r}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DatasetError(f"{path}: {_SHIPPED[split]}: expected a list of scene names")
+    if not names:
+        raise DatasetError(f"{path}: {_SHIPPED[split]}: expected scenes, it lists none; '{split}' is in another dataset")
     return tuple(names)
