@@ -1,5 +1,7 @@
 """Objects from voxels: class, score, box and velocity of each, whatever the ids; and instances where there are none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -138,10 +140,14 @@ def test_class_of_most_voxels_and_mean_confidence():
 
 def test_the_model_s_own_score_counts_and_ids_without_voxels_are_left_out():
     ids = ids_of(box(-5, 0, 4, 2, 0), box(5, 0, 4, 2, 0))
-    said = [Instance(i, TRUCK, 0.25, (0, 0, 0), (1, 1, 1), 0.0, (0, 0, 0)) for i in (2, 9)]
+    said = [Instance(i, CAR, 0.25, (0, 0, 0), (1, 1, 1), 0.0, (0, 0, 0)) for i in (2, 9)]
     first, second = objects_of(ids, confidence=np.full(GRID.size, 255, np.uint8), said=said)
     assert (first.score, second.score) == (1.0, 0.25)
-    assert second.class_id == CAR
+    # A score for another class than that of the voxels says nothing of what is published.
+    other = [replace(item, class_id=TRUCK) for item in said]
+    first, second = objects_of(ids, confidence=np.full(GRID.size, 51, np.uint8), said=other)
+    assert (first.class_id, second.class_id) == (CAR, CAR)
+    assert second.score == pytest.approx(0.2)
     assert objects_of(ids)[0].score == 1.0  # nobody says anything
 
 

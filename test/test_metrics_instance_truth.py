@@ -55,6 +55,17 @@ def test_first_box_wins_and_left_overs_go_to_the_nearest():
     assert instances_from_boxes(semantics, grown, ["car"] * 3, np.eye(4), grid=grid).instances[7, 1, 0] == 2
 
 
+def test_more_instances_than_label_files_hold_only_where_that_is_allowed():
+    grid = VoxelGrid((0.0, 0.0, 0.0), 1.0, (20, 20, 1))
+    semantics = np.full(grid.size, OCC3D.id_of("car"), np.uint8)
+    boxes = np.array([[x + 0.5, y + 0.5, 0.5, 0.5, 0.5, 0.5, 0] for x in range(20) for y in range(20)])
+    with pytest.raises(InvalidInputError, match="at most 255, got 400"):
+        instances_from_boxes(semantics, boxes, ["car"] * 400, np.eye(4), grid=grid)
+    numbered = instances_from_boxes(semantics, boxes, ["car"] * 400, np.eye(4), grid=grid, maximum_id=65535)
+    assert numbered.instances.dtype == np.uint16
+    assert numbered.instances.ravel().tolist() == list(range(1, 401))
+
+
 def test_bad_boxes_are_named():
     semantics = np.full((200, 200, 16), FREE, np.uint8)
     with pytest.raises(InvalidInputError, match="1 names"):

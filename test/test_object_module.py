@@ -8,14 +8,7 @@ from offsetocc_frames import CAR, GRID, HEAD, PEDESTRIAN
 
 from occ_perception.errors import ConfigurationError
 from occ_perception.geometry import OCC3D_GRID
-from occ_perception.layers.object_grid import (
-    FoundObjects,
-    extents,
-    find_objects,
-    instance_grid,
-    is_covered,
-    object_cells,
-)
+from occ_perception.layers.object_grid import FoundObjects, find_objects, instance_grid, is_covered, object_cells
 from occ_perception.layers.object_module import ObjectModule, ObjectPredictions
 from occ_perception.models.panoptic import PanopticHead, PanopticNetwork
 from occ_perception.models.panoptic_config import PanopticConfig
@@ -162,13 +155,6 @@ def test_covered_objects_of_many_cells():
     assert is_covered(cells, torch.zeros(2), 0.99).tolist() == [False, False]
 
 
-def test_extents():
-    objects = _objects([[[0, 0, 0], [4, 2, 1]], [[3, 3, 3], [3, 3, 3]]])
-    torch.testing.assert_close(extents(objects)[0], torch.tensor([1.6, 0.8, 0.4]))
-    assert extents(objects)[1].tolist() == [0, 0, 0]
-    assert extents(objects._replace(belongs=~objects.belongs)).tolist() == [[0, 0, 0], [0, 0, 0]]
-
-
 def _semantics(*filled):
     semantics = torch.full(GRID.size, FREE, dtype=torch.uint8)
     semantics[:, :, 1] = ROAD
@@ -187,7 +173,7 @@ def test_things_go_to_the_objects_near_them(head):
     assert bool((scene.semantics[:, :, 1] == ROAD).all())
     # The second object has no voxel of a thing class around it: it is not listed.
     assert [(item.id, item.class_id) for item in scene.objects] == [(1, CAR)]
-    assert scene.objects[0].size == pytest.approx((0.4, 0.8, 0.4))
+    assert scene.objects[0].center == pytest.approx(objects.centres[0].tolist())
     assert scene.objects[0].score == pytest.approx(0.9)
 
 
@@ -244,7 +230,22 @@ def test_the_base_stays_in_evaluation_mode():
     assert all(p.requires_grad for p in network.head.parameters())
 
 
-@pytest.mark.parametrize("changes", [{"queries": 0}, {"queries": 40000}, {"voting_radius": -1}, {"feature_stride": 0}])
+@pytest.mark.parametrize(
+    "changes", [{"queries": 0}, {"queries": 40000}, {"voting_radius": -1}, {"feature_stride": 0}, {"hidden": 0}]
+)
 def test_sizes_that_cannot_be_are_refused(changes):
     with pytest.raises(ConfigurationError, match="panoptic modules"):
         PanopticConfig(**changes)
+
+
+@pytest.mark.parametrize("name", ["score_threshold", "offset_threshold", "covered_share"])
+@pytest.mark.parametrize("value", [float("nan"), -0.1, 1.1])
+def test_thresholds_that_cannot_be_are_refused_by_name(name, value):
+    with pytest.raises(ConfigurationError, match=name):
+        PanopticConfig(**{name: value})
+    assert getattr(PanopticConfig(**{name: 1.0}), name) == 1.0
+
+
+def test_channels_that_the_heads_do_not_divide_are_refused():
+    with pytest.raises(ConfigurationError, match="heads must divide channels, got 7 heads, 128 channels"):
+        PanopticConfig(heads=7)

@@ -183,8 +183,9 @@ def test_through_a_session_with_a_camera_lost_on_the_way(model):
         assert result.semantics.shape == GRID.size
         assert result.instances.dtype == np.uint16
         assert result.info.weights == "untrained"
-        published = np.isin(result.semantics, OCC3D.thing_ids)
-        assert not (result.instances[~published & (result.semantics != UNKNOWN)] > 0).any()
+        assert (result.instances > 0).any()
+        assert np.isin(result.semantics[result.instances > 0], OCC3D.thing_ids).all()
+        assert {int(i) for i in np.unique(result.instances)} - {0} <= {item.id for item in result.objects}
     assert (results[1].semantics[:8] == UNKNOWN).mean() > (results[0].semantics[:8] == UNKNOWN).mean()
 
 
@@ -274,6 +275,14 @@ def test_a_base_without_voxel_features_is_refused():
         PanopticModel(base, head).step(_inputs(), None, None)
 
 
+def test_a_head_on_another_grid_than_the_base_is_refused():
+    base = ALOccModel(ALOCC, _alocc(), voxel_features=True)
+    other = dataclasses.replace(base.info.grid, origin=(0.0, 0.0, 0.0))
+    head = PanopticHead(ON_ALOCC, other, ALOCC.voxel_channels, OCC3D.thing_ids)
+    with pytest.raises(ConfigurationError, match="head on the base's grid"):
+        PanopticModel(base, head)
+
+
 def test_only_the_attached_modules_train():
     from occ_perception.training.alocc_task import ALOccTaskSettings
     from occ_perception.training.panoptic_bases import FrozenALOcc
@@ -289,6 +298,13 @@ def test_only_the_attached_modules_train():
     )
     frame = _with_six_cameras()
     batch = {key: value[None] for key, value in task.prepare(frame, None, None).items()}
+    with torch.no_grad():  # features and classes lie on the same axes
+        scene = base.scene(base.network.eval(), batch, None, (True,))
+        prototypes = base.network.alocc_head.prototypes()
+    best = torch.einsum("bcxyz,qc->bxyzq", scene.voxel_features, prototypes)[..., 1:].argmax(dim=-1)
+    named = torch.where(best == base.config.free_class, FREE, best)
+    assert float((named == scene.semantics).float().mean()) > 0.999
+    assert len(named.unique()) > 1
     before = {key: value.clone() for key, value in task.network.base.state_dict().items()}
     optimizer = torch.optim.AdamW(task.parameter_groups(), lr=1e-3)
     task.network.train()

@@ -13,6 +13,7 @@ from occ_perception.checkpoints import key_table
 from occ_perception.errors import ConfigurationError, InvalidInputError
 from occ_perception.geometry import inverse, rigid_from_rotation, transform_points
 from occ_perception.models import create_model, offsetocc_config
+from occ_perception.models.offsetocc import OffsetOccBaseline
 from occ_perception.models.panoptic import PanopticHead, PanopticNetwork
 from occ_perception.ontology import FREE, OCC3D, UNKNOWN
 from occ_perception.session import Session
@@ -86,9 +87,12 @@ def test_ids_without_a_box_and_boxes_without_an_id():
 def test_more_objects_than_rows_leave_out_the_smallest():
     cells = [(CAR, (x, y, 3 + z), (1, 1, 1)) for z in range(1) for x in range(24) for y in range(12)]
     big = (PEDESTRIAN, (0, 20, 3), (2, 2, 2))
-    targets = _object_targets(labelled_frame(objects=(*cells, big)))
-    assert int((targets.classes >= 0).sum()) == MAX_OBJECTS
-    assert PEDESTRIAN_ROW in targets.classes.tolist()
+    for instances in (True, False):  # the dataset's own, and through boxes
+        targets = _object_targets(labelled_frame(objects=(*cells, big), instances=instances))
+        assert int((targets.classes >= 0).sum()) == int(targets.instances.max()) == MAX_OBJECTS
+        assert PEDESTRIAN_ROW in targets.classes.tolist()
+        assert int(targets.left_out) == len(cells) + 1 - MAX_OBJECTS
+    assert int(_object_targets(labelled_frame()).left_out) == 0
 
 
 def test_only_things_are_objects():
@@ -237,6 +241,7 @@ def test_objects_larger_than_k_are_cut_at_random_and_counted():
 def test_more_objects_than_queries():
     objects = tuple((CAR, (2 * i, 2 * j, 3), (1, 1, 1)) for i in range(8) for j in range(4))
     found = _losses(_head(), torch.randn(1, 32, 12, 12, 4), _targets(labelled_frame(objects=objects)))
+    assert found.without_query == 32 - HEAD.queries
     assert bool(torch.isfinite(torch.stack(list(found.losses.values()))).all())
 
 
@@ -451,6 +456,22 @@ def test_gradients_are_only_where_they_should_be():
     assert [n for n, p in base.network.named_parameters() if p.grad is None] == []
 
 
+def test_what_training_leaves_out_is_counted_and_said(caplog):
+    task = _panoptic(_task(), dataclasses.replace(HEAD, queries=5, offsets_per_side=2))
+    cells = tuple((CAR, (x, y, 3), (1, 1, 1)) for x in range(24) for y in range(12))
+    big = (PEDESTRIAN, (0, 20, 3), (2, 2, 4))
+    frame = labelled_frame(objects=(*cells, big), instances=False)
+    batch = default_collate([task.prepare(frame, None, None)])
+    for step in range(2):
+        task.losses(task.network.train(), batch, None, (True,), step)
+    counts = {what.split(",")[0]: number for what, number in task.left_out.items()}
+    assert counts["objects beyond the 256 largest of their frame"] == 2 * (len(cells) + 1 - MAX_OBJECTS)
+    assert counts["objects without a query"] == 2 * (MAX_OBJECTS - 5)
+    messages = [record.getMessage() for record in caplog.records if "training leaves out" in record.getMessage()]
+    assert len([m for m in messages if "of frames with more than 5: 251 so far" in m]) == 1
+    assert len([m for m in messages if "256 largest" in m]) == 1  # not again before it has grown tenfold
+
+
 def test_a_pretrained_backbone_learns_slower_and_its_beginning_not_at_all(tmp_path):
     path = tmp_path / "resnet.pth"
     torch.save(_task().network.backbone.state_dict(), path)
@@ -473,7 +494,10 @@ def test_tasks_by_name():
     whole = create_task("panoptic", {"model": "offsetocc_small", "losses": {"decoupled": False}})
     assert whole.description.model == "offsetocc-small"
     assert not whole.settings.losses.decoupled
-    assert whole.network.base.config.name == "offsetocc-small-baseline" or whole.network.base.config.panoptic
+    assert isinstance(whole.base, OffsetOccTask)
+    assert whole.base.description.model == "offsetocc-small-baseline"
+    assert isinstance(whole.network.base, OffsetOccBaseline)
+    assert whole.network.head.config == offsetocc_config.VARIANTS["offsetocc-small"].panoptic
 
 
 class Frames:

@@ -22,7 +22,14 @@ def describe_models() -> list[dict[str, Any]]:
     }
     offsetocc = (_describe_offsetocc(config) for config in offsetocc_config.VARIANTS.values())
     panoptic = (_describe_panoptic(name) for name in PANOPTIC_BASES)
-    return [carving, _describe_nano(), _describe_nano_panoptic(), *(_describe(config) for config in VARIANTS.values()), *panoptic, *offsetocc]
+    return [
+        carving,
+        _describe_nano(),
+        _describe_nano_panoptic(),
+        *(_describe(config) for config in VARIANTS.values()),
+        *panoptic,
+        *offsetocc,
+    ]
 
 
 def _describe_nano() -> dict[str, Any]:

@@ -44,12 +44,12 @@ def find_objects(
 
 def object_cells(objects: FoundObjects, grid: VoxelGrid) -> Tensor:
     """C-order index of the cell that each point lies in, int64 [n, K]; -1 outside the grid and where none belongs."""
-    size = torch.tensor(grid.size, device=objects.points.device)
-    lower = torch.tensor(grid.origin, device=objects.points.device)
-    cells = torch.floor((objects.points - lower) / grid.voxel_size)
-    inside = objects.belongs & ((cells >= 0) & (cells < size)).all(dim=-1)
-    x, y, z = torch.where(inside[..., None], cells, 0.0).long().unbind(dim=-1)
-    return torch.where(inside, (x * size[1] + y) * size[2] + z, -1)
+    inside, index = objects.belongs, torch.zeros_like(objects.belongs, dtype=torch.int64)
+    for axis, count in enumerate(grid.size):
+        cell = torch.floor((objects.points[..., axis] - grid.origin[axis]) / grid.voxel_size)
+        inside = inside & (cell >= 0) & (cell < count)
+        index = index * count + torch.where(inside, cell, 0.0).long()
+    return torch.where(inside, index, -1)
 
 
 def instance_grid(cells: Tensor, size: tuple[int, int, int]) -> Tensor:
@@ -90,11 +90,3 @@ def is_covered(cells: Tensor, classes: Tensor, share: float) -> Tensor:
     better = torch.ones(count, count, dtype=torch.bool, device=cells.device).tril(diagonal=-1)
     rivals = better & (classes[:, None] == classes)
     return (rivals & (common > share * sizes[:, None])).any(dim=1)
-
-
-def extents(objects: FoundObjects) -> Tensor:
-    """Extent of each object's points along the axes of the grid, [n, 3] metres; 0 for an object without points."""
-    belongs = objects.belongs[..., None]
-    high = torch.where(belongs, objects.points, -torch.inf).amax(dim=1)
-    low = torch.where(belongs, objects.points, torch.inf).amin(dim=1)
-    return (high - low).clamp(min=0)

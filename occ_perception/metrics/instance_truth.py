@@ -13,13 +13,16 @@ from occ_perception.ontology import FREE, OCC3D, UNKNOWN, Ontology
 
 ENLARGEMENT_M = 0.8
 """What is added to length, width and height of boxes in the second pass."""
+LABEL_FILE_MAXIMUM = 255
+"""Largest id of the published instance labels, which are uint8."""
 
 
 class NumberedBoxes(NamedTuple):
     """Instances of a grid, and the boxes behind them.
 
     Attributes:
-        instances: uint8 [X, Y, Z]; ids from 1, boxes first, then the classes without boxes in order of class id.
+        instances: uint8 [X, Y, Z], uint16 if ids may be that large; ids from 1, boxes first, then the classes without
+            boxes in order of class id.
         boxes: int64 [I]; row of the box with id i + 1.  Boxes that got no voxel have no id.
     """
 
@@ -34,6 +37,7 @@ def instances_from_boxes(
     ego_from_lidar: np.ndarray,
     ontology: Ontology = OCC3D,
     grid: VoxelGrid = OCC3D_GRID,
+    maximum_id: int = LABEL_FILE_MAXIMUM,
 ) -> NumberedBoxes:
     """Number the instances: things by the box they lie in, every other class as one.
 
@@ -46,9 +50,10 @@ def instances_from_boxes(
         boxes: float [N, 7]; centre x, y, z, length, width, height (metres), yaw about z; LiDAR frame.
         names: N class names; boxes of other names are ignored.
         ego_from_lidar: [4, 4]; its tilt is kept.
+        maximum_id: 255, as in the label files, or up to 65535.
 
     Raises:
-        InvalidInputError: wrong shapes, labels or transform; more than 255 instances.
+        InvalidInputError: wrong shapes, labels or transform; more than ``maximum_id`` instances.
     """
     check_ground_truth(semantics, ontology)
     check_shape("semantics", semantics, grid.size)
@@ -73,9 +78,10 @@ def instances_from_boxes(
     for class_id in set(class_of.values()):
         rivals = [i for i in id_of if class_of[i] == class_id]
         _assign_left_overs(instances, voxels[class_id], points[class_id], boxes, rivals, id_of, mount)
-    if next_id > 256:
-        raise InvalidInputError(f"instances: at most 255 fit the label files, got {next_id - 1}")
-    return NumberedBoxes(instances.astype(np.uint8).reshape(grid.size), np.array(list(id_of), np.int64))
+    if next_id - 1 > maximum_id:
+        raise InvalidInputError(f"instances: expected at most {maximum_id}, got {next_id - 1}")
+    id_type = np.min_scalar_type(maximum_id)
+    return NumberedBoxes(instances.astype(id_type).reshape(grid.size), np.array(list(id_of), np.int64))
 
 
 def _number_other_classes(instances: np.ndarray, labels: np.ndarray, ontology: Ontology, next_id: int) -> int:

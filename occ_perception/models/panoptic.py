@@ -14,16 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from occ_perception.errors import InvalidInputError
+from occ_perception.errors import ConfigurationError, InvalidInputError
 from occ_perception.geometry import VoxelGrid
-from occ_perception.layers.object_grid import (
-    FoundObjects,
-    extents,
-    find_objects,
-    instance_grid,
-    is_covered,
-    object_cells,
-)
+from occ_perception.layers.object_grid import FoundObjects, find_objects, instance_grid, is_covered, object_cells
 from occ_perception.layers.object_module import ObjectModule, ObjectPredictions
 from occ_perception.layers.stage_monitor import (
     FiniteMonitor,
@@ -48,7 +41,7 @@ class PanopticScene(NamedTuple):
 
     semantics: Tensor  # the base's, with FREE for things that no object claims; [X, Y, Z]
     instances: Tensor  # int32 [X, Y, Z], 0 for none
-    objects: tuple[Instance, ...]
+    objects: tuple[Instance, ...]  # id, class, score and centre as the head says; boxes are fitted to voxels later
 
 
 class PanopticHead(nn.Module):
@@ -61,9 +54,12 @@ class PanopticHead(nn.Module):
         things: class ids of the base's label set that have instances.
     """
 
+    thing_ids: Tensor
+
     def __init__(self, config: PanopticConfig, grid: VoxelGrid, in_channels: int, things: tuple[int, ...]) -> None:
         super().__init__()
         self.config, self.grid, self.things = config, grid, things
+        self.register_buffer("thing_ids", torch.tensor(things), persistent=False)
         same = in_channels == config.channels
         self.projection: nn.Module = nn.Identity() if same else nn.Linear(in_channels, config.channels)
         self.objects = ObjectModule(
@@ -100,7 +96,7 @@ class PanopticHead(nn.Module):
         if self.config.covered_share is not None:
             covered = is_covered(cells, objects.classes, self.config.covered_share)
             cells = torch.where(covered[:, None], -1, cells)
-        classes = torch.tensor(self.things, device=cells.device)[objects.classes]
+        classes = self.thing_ids[objects.classes]
         vote = panoptic_vote(
             semantics,
             instance_grid(cells, self.grid.size),
@@ -112,15 +108,18 @@ class PanopticHead(nn.Module):
         return PanopticScene(vote.semantics, vote.instances, self._instances(objects, classes, vote.instances))
 
     def _instances(self, objects: FoundObjects, classes: Tensor, instances: Tensor) -> tuple[Instance, ...]:
-        """The objects that have voxels, best first; boxes along the axes of the grid around their own points."""
-        voxels = torch.bincount(instances.flatten(), minlength=len(classes) + 1)[1:]
-        sizes = extents(objects) + self.grid.voxel_size
-        columns = (voxels, classes, objects.scores, objects.centres, sizes)
-        unknown = (math.nan, math.nan, math.nan)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
+        """The objects that have voxels, best first, in one copy to the host.
+
+        Their size is one voxel: the head predicts none, and a `Session` fits boxes to the voxels.
+        """
+        labels = instances.flatten().long()
+        voxels = labels.new_zeros(len(classes) + 1).index_add_(0, labels, torch.ones_like(labels))[1:]
+        columns = (voxels[:, None], classes[:, None], objects.scores[:, None], objects.centres)
+        rows = torch.cat([column.double() for column in columns], dim=1).tolist()
+        size, unknown = (self.grid.voxel_size,) * 3, (math.nan,) * 3
         return tuple(
-            Instance(row + 1, class_id, score, tuple(centre), tuple(size), 0.0, unknown)
-            for row, (count, class_id, score, centre, size) in enumerate(rows)
+            Instance(row + 1, int(class_id), score, (x, y, z), size, 0.0, unknown)
+            for row, (count, class_id, score, x, y, z) in enumerate(rows)
             if count
         )
 
@@ -150,7 +149,9 @@ class PanopticModel:
     """A base model that keeps its voxel features, made panoptic.
 
     Voxels of thing classes get the id of the object that most nearby object voxels belong to.  Those without any nearby
-    object keep their class and get no id; only in `ModelOutput.prediction`, for benchmarks, are they free as in the paper.
+    object keep their class and get no id; only in `ModelOutput.prediction`, for benchmarks, are they free as in the
+    paper.  ``objects`` say the head's class and score of each id; what a `Session` publishes has the class of the
+    voxels, and the head's score where the two classes agree (see `instances.objects_from_voxels`).
 
     Args:
         base: with ``ModelOutput.voxel_features``; stuff and everything else is as it says.
@@ -160,6 +161,7 @@ class PanopticModel:
         precision: arithmetic of the head's matrix products.
 
     Raises:
+        ConfigurationError: the head is made for another grid than the base's.
         WeightsError: a weight is NaN or infinite.
     """
 
@@ -174,6 +176,10 @@ class PanopticModel:
         self.base = base
         self.device = torch.device(device)
         self.info = info or base.info
+        if head.grid != base.info.grid:
+            raise ConfigurationError(
+                f"{self.info.name}: expected a head on the base's grid {base.info.grid}, got one on {head.grid}"
+            )
         check_finite_weights(head, f"{self.info.name}: object module")
         self.head = head.to(self.device).eval().requires_grad_(False)
         self.image_spec: ImageSpec | None = base.image_spec
@@ -202,8 +208,8 @@ class PanopticModel:
         timer("objects.shapes", objects.points)
         scene = self.head.merge(output.semantics, objects)
         timer("panoptic", scene.semantics)
-        # The paper frees thing voxels that no object claims.  A benchmark may score that; a vehicle is told what the base
-        # saw there, without an object: a missed pedestrian is not free space.
+        # The paper frees thing voxels that no object claims.  A benchmark may score that; a vehicle is told what the
+        # base saw there, without an object: a missed pedestrian is not free space.
         output.prediction = scene.semantics
         output.instances, output.objects = scene.instances, scene.objects
         output.stages_ms = {**output.stages_ms, **timer.stages_ms()}

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from occ_perception.errors import ConfigurationError
 
+MAXIMUM_QUERIES = 32767
+
 
 @dataclass(frozen=True)
 class PanopticConfig:
@@ -23,6 +25,10 @@ class PanopticConfig:
         same_class: whether an object only votes for voxels of its own class.
         covered_share: an object is dropped if more than this share of its voxels belong to a better object of its class
             too; None: never.
+
+    Raises:
+        ConfigurationError: a size that is not positive, channels that the heads do not divide, or a threshold or share
+            outside 0..1.
     """
 
     channels: int = 128
@@ -40,9 +46,19 @@ class PanopticConfig:
     covered_share: float | None = None
 
     def __post_init__(self) -> None:
-        counts = (self.feature_stride, self.queries, self.layers, self.heads, self.points, self.offsets_per_side)
-        if min(counts) < 1 or self.queries > 32767 or self.voting_radius < 0:
-            raise ConfigurationError(f"panoptic modules: sizes must be positive, queries at most 32767, got {self}")
+        transformer = (self.channels, self.layers, self.heads, self.points, self.hidden)
+        if min(*transformer, self.feature_stride, self.queries, self.offsets_per_side) < 1 or self.voting_radius < 0:
+            raise ConfigurationError(f"panoptic modules: sizes must be positive, got {self}")
+        if self.queries > MAXIMUM_QUERIES:
+            raise ConfigurationError(f"panoptic modules: queries must be at most {MAXIMUM_QUERIES}, got {self.queries}")
+        if self.channels % self.heads:
+            raise ConfigurationError(
+                f"panoptic modules: heads must divide channels, got {self.heads} heads, {self.channels} channels"
+            )
+        for name in ("score_threshold", "offset_threshold", "covered_share"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:  # a NaN would delete every thing without a word
+                raise ConfigurationError(f"panoptic modules: {name} must be in 0..1, got {value}")
 
     @property
     def offsets(self) -> int:

@@ -65,7 +65,7 @@ def camera_hits(points: Tensor, image_from_ego: Tensor, image_size: tuple[int, i
     maps, rows = seen.any(dim=3).flatten(0, 1).nonzero(as_tuple=True)
     references = references.flatten(0, 1)[maps, rows]
     rows = rows + torch.div(maps, cameras, rounding_mode="floor") * queries
-    counts = torch.bincount(rows, minlength=batch * queries)
+    counts = rows.new_zeros(batch * queries).index_add_(0, rows, torch.ones_like(rows))  # bincount would wait
     return CameraHits(rows, maps, references, counts)
 
 
@@ -75,8 +75,8 @@ def project(points: Tensor, image_from_ego: Tensor, image_size: tuple[int, int])
     matrices = image_from_ego.to(points.dtype)[:, :, None, None]
     projected = (matrices[..., :3, :3] @ points[:, None, ..., None])[..., 0] + matrices[..., :3, 3]
     depth = projected[..., 2:]
-    size = projected.new_tensor([width, height])
-    references = (projected[..., :2] / depth.clamp(min=MINIMUM_DEPTH) / size).float()
+    u, v = (projected[..., :2] / depth.clamp(min=MINIMUM_DEPTH)).unbind(dim=-1)
+    references = torch.stack([u / width, v / height], dim=-1).float()
     in_image = ((references > 0) & (references < 1)).all(dim=-1)
     return references, in_image & (depth[..., 0] > MINIMUM_DEPTH)
 

@@ -62,7 +62,7 @@ def panoptic_vote(
         InvalidInputError: shapes, types or ids are not as above.
     """
     objects = _check(semantics, instance_grid, radius, object_classes)
-    thing = torch.isin(semantics, semantics.new_tensor(things))
+    thing = _is_one_of(semantics, things)
     highest, lowest = _extreme_ids(instance_grid, objects, radius)
     winner = highest.long()
     if object_classes is not None:
@@ -90,8 +90,16 @@ def panoptic_vote_reference(
     votes = F.conv3d(one_hot[:, None], _ball(radius, one_hot.device).float()[None, None], padding=radius)
     votes = votes.flatten(1).T.round().long()
     winner = _decide(votes, instance_grid.flatten(), semantics.flatten(), object_classes)
-    thing = torch.isin(semantics, semantics.new_tensor(things))
+    thing = _is_one_of(semantics, things)
     return _apply(semantics, instance_grid.dtype, thing, winner.view(semantics.shape), free)
+
+
+def _is_one_of(labels: Tensor, wanted: Sequence[int]) -> Tensor:
+    """bool, shape of ``labels``; without a copy of ``wanted`` to the device."""
+    found = torch.zeros_like(labels, dtype=torch.bool)
+    for label in wanted:
+        found |= labels == label
+    return found
 
 
 def _extreme_ids(instance_grid: Tensor, objects: int, radius: int) -> Tensor:

@@ -36,10 +36,11 @@ class ObjectLossSettings:
 
 
 class ObjectLosses(NamedTuple):
-    """Losses by name, one value per sample [B], and how many true voxels did not fit into K offsets."""
+    """Losses by name, one value per sample [B], and how much of the truth they did not see."""
 
     losses: dict[str, Tensor]
-    left_out: int
+    left_out: int  # true voxels of objects with more than K
+    without_query: int  # objects of frames with more than Q
 
 
 def object_losses(
@@ -68,6 +69,7 @@ def object_losses(
     return ObjectLosses(
         {name: torch.stack([sample.losses[name] for sample in samples]) for name in names},
         sum(sample.left_out for sample in samples),
+        sum(sample.without_query for sample in samples),
     )
 
 
@@ -107,7 +109,7 @@ def _losses_of_sample(
         "loss_score": settings.score_weight * occupancy[0],
         "loss_offset": settings.offset_weight * occupancy[1],
     }
-    return ObjectLosses(named, sum(match.left_out for match in matches))
+    return ObjectLosses(named, sum(match.left_out for match in matches), count - len(objects))
 
 
 def detection_losses(

@@ -25,6 +25,7 @@ class ObjectTargets(NamedTuple):
     instances: Tensor  # int16 [..., X, Y, Z]: row of the voxel's object + 1, 0 for none
     classes: Tensor  # int64 [..., MAX_OBJECTS]: position among the thing classes; -1: no object in this row
     centres: Tensor  # float32 [..., MAX_OBJECTS, 3]: centre of the box, metres, frame of the label's grid
+    left_out: Tensor  # int64 [...]: objects beyond MAX_OBJECTS
 
 
 def object_targets(sample: LabelledFrame, things: Sequence[int]) -> ObjectTargets:
@@ -49,6 +50,7 @@ def object_targets(sample: LabelledFrame, things: Sequence[int]) -> ObjectTarget
     positions[list(things)] = np.arange(len(things))
     classes = np.where(rows >= 0, positions[sample.box_classes[rows]], -1) if len(sample.boxes) else rows
     kept = np.flatnonzero(_seen(groups, label.mask_camera) & (classes >= 0))
+    found = len(kept)
     kept = kept[np.sort(np.argsort(-groups.counts[kept], kind="stable")[:MAX_OBJECTS])]
     numbers = np.zeros(len(groups), np.int64)
     numbers[kept] = np.arange(1, len(kept) + 1)
@@ -56,6 +58,7 @@ def object_targets(sample: LabelledFrame, things: Sequence[int]) -> ObjectTarget
         torch.from_numpy(groups.renumbered(numbers, label.grid.num_voxels).astype(np.int16).reshape(label.grid.size)),
         _padded(classes[kept], -1),
         _padded(sample.boxes[rows[kept], :3].astype(np.float32), 0.0),
+        torch.tensor(found - len(kept)),
     )
 
 
@@ -69,7 +72,10 @@ def _numbered(
         box_of[ids[named] - 1] = named
         return label.instances, box_of
     names = [label.ontology.class_names[c] for c in classes]
-    numbered = instances_from_boxes(label.semantics, boxes[:, :7], names, np.eye(4), label.ontology, label.grid)
+    maximum = int(np.iinfo(np.uint16).max)
+    numbered = instances_from_boxes(
+        label.semantics, boxes[:, :7], names, np.eye(4), label.ontology, label.grid, maximum
+    )
     others = np.full(int(numbered.instances.max()) - len(numbered.boxes), -1)
     return numbered.instances, np.concatenate([numbered.boxes, others])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -13,7 +14,7 @@ from occ_perception.errors import ConfigurationError
 from occ_perception.models import canonical_name
 from occ_perception.models.panoptic import PanopticNetwork
 from occ_perception.training.object_losses import ObjectLossSettings, object_losses
-from occ_perception.training.object_targets import ObjectTargets, object_targets
+from occ_perception.training.object_targets import MAX_OBJECTS, ObjectTargets, object_targets
 from occ_perception.training.task import Draw, LabelledFrame, TaskDescription, TrainingTask
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class PanopticTask:
             canonical_name(settings.model), base.description.label_set, base.description.mask_training
         )
         self.needs_previous = base.needs_previous
-        self.left_out = 0  # true voxels of objects with more than K that the losses did not see, so far
+        self.left_out: Counter[str] = Counter()  # what the losses did not see so far, by reason
 
     def prepare(self, sample: LabelledFrame, previous: LabelledFrame | None, draw: Draw | None) -> dict[str, Tensor]:
         """See `TrainingTask.prepare`."""
@@ -99,15 +100,26 @@ class PanopticTask:
         found = object_losses(
             whole.head.objects, predictions, targets, whole.head.grid, self.settings.losses, generator
         )
-        if found.left_out and not self.left_out:
-            logger.warning("an object has %d voxels more than offsets; they are left out, at random", found.left_out)
-        self.left_out += found.left_out
+        config = whole.head.config
+        self._count(f"objects beyond the {MAX_OBJECTS} largest of their frame", int(targets.left_out.sum()))
+        self._count(f"objects without a query, of frames with more than {config.queries}", found.without_query)
+        self._count(f"voxels, drawn at random, of objects with more than {config.offsets}", found.left_out)
         return found.losses, scene.state
+
+    def _count(self, what: str, number: int) -> None:
+        """Say what is left out when it happens first, and whenever it has grown tenfold."""
+        before = self.left_out[what]
+        self.left_out[what] += number
+        if len(str(self.left_out[what])) > len(str(before)) or (number and not before):
+            logger.warning("training leaves out %s: %d so far", what, self.left_out[what])
 
     def evaluate(
         self, network: nn.Module, batch: dict[str, Tensor], state: Any, starts: tuple[bool, ...]
     ) -> tuple[Tensor, Any]:
-        """See `TrainingTask.evaluate`; classes after the vote: without an object nearby a thing is free."""
+        """See `TrainingTask.evaluate`; classes after the vote: without an object nearby a thing is free.
+
+        That says nothing of which objects are told apart: use a run's final weights, not its best by mIoU.
+        """
         whole = _panoptic(network)
         scene = self.base.scene(whole.base, batch, state, starts)
         predictions = whole(scene.voxel_features)
