@@ -55,6 +55,13 @@ def test_the_loss_falls_and_everything_is_written(tmp_path):
     }
 
 
+def test_the_last_checkpoint_holds_the_final_validation(tmp_path):
+    config = toy_config(iterations=5, checkpoints={"every": 5})  # a checkpoint is due at the very last step
+    assert toy_trainer(config, tmp_path, validation=ToySource((2,))).run()
+    run = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["run"]
+    assert run["scores"]["iteration"] == run["best"]["iteration"] == 5
+
+
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     config = toy_config(
         iterations=12, task={"settings": {"dropout": 0.3}}, accumulate=2, batch_size=1, loader={"workers": 1}
@@ -180,6 +187,15 @@ def test_bfloat16_trains_on_the_cpu(tmp_path):
     toy_trainer(toy_config(iterations=100, compute={"precision": "bfloat16"}), tmp_path).run()
     losses = losses_of(tmp_path)
     assert losses[100] < 0.3 * losses[1]
+
+
+@pytest.mark.parametrize("compute", [{"channels_last": True}, {"deterministic": True}])
+def test_other_ways_to_compute_give_the_same(tmp_path, compute):
+    toy_trainer(toy_config(), tmp_path / "plain").run()
+    toy_trainer(toy_config(compute=compute), tmp_path / "other").run()
+    torch.use_deterministic_algorithms(False)
+    first, second = losses_of(tmp_path / "plain"), losses_of(tmp_path / "other")
+    np.testing.assert_allclose(list(first.values()), list(second.values()), rtol=1e-5)
 
 
 def test_validation_scores_every_frame_once(tmp_path):

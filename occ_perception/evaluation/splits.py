@@ -38,5 +38,5 @@ def split_scenes(split: str, labels_folder: Path) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DatasetError(f"{path}: {_SHIPPED[split]}: expected a list of scene names")
     if not names:
-        raise DatasetError(f"{path}: {_SHIPPED[split]}: expected scenes, it lists none; '{split}' is in another dataset")
+        raise DatasetError(f"{path}: {_SHIPPED[split]}: expected scenes, it lists none; is '{split}' another dataset?")
     return tuple(names)

@@ -103,8 +103,8 @@ class Trainer:
             with self._stop.listening(), explained_failures(self.effective):
                 self._train()
                 finished = self.iteration >= self.config.iterations
-                if finished:
-                    self._finish()
+                if finished and self._finish():
+                    self._saved_iteration = -1  # a checkpoint of this iteration does not know its scores yet
                 self._save(must=True)
         finally:
             if self._journal is not None:
@@ -214,11 +214,14 @@ class Trainer:
         for index, pair in enumerate(result.pairs):
             journal.picture(f"validation/{index}", self.iteration, side_by_side(pair, ontology))
 
-    def _finish(self) -> None:
-        if self._scores.get("iteration") != self.iteration:
+    def _finish(self) -> bool:
+        """Validate and publish; whether there are scores that no checkpoint holds."""
+        scored = self._scores.get("iteration") == self.iteration
+        if not scored:
             self._validate()
         self._export(FINAL, self._scores)
         logger.info("done: %s", self.folder / FINAL)
+        return not scored
 
     @property
     def seconds(self) -> float:
