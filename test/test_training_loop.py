@@ -18,8 +18,9 @@ from toy_training import TOY_CONFIG, ToySource, ToyTask, merged, toy_config, toy
 
 from occ_perception.data.sharding import Shard
 from occ_perception.errors import ConfigurationError, WeightsError
-from occ_perception.models import create_model
-from occ_perception.training.model_card import export_weights
+from occ_perception.models import create_model, create_network
+from occ_perception.training.model_card import export_weights, has_other_settings
+from occ_perception.training.nano_task import NanoTask, NanoTaskSettings
 from occ_perception.training.order import validation_order
 from occ_perception.training.progress import read_journal
 from occ_perception.training.task import TaskDescription
@@ -259,6 +260,17 @@ def test_published_weights_load_by_name(tmp_path):
     assert not export_weights(tmp_path / "x.safetensors", description, smaller, {})["loadable_by_name"]
     with pytest.raises(WeightsError):
         create_model("alocc-2d-mini", tmp_path / "x.safetensors")
+
+
+def test_a_setting_that_no_shape_shows_makes_another_model(tmp_path):
+    task = NanoTask(NanoTaskSettings(adaptive_lifting=False))
+    assert has_other_settings("nano", task.network)
+    assert not has_other_settings("nano", create_network("nano"))
+    entries = task.network.state_dict()
+    assert not export_weights(tmp_path / "w.safetensors", task.description, entries, {}, changed=True)[
+        "loadable_by_name"
+    ]
+    assert export_weights(tmp_path / "w.safetensors", task.description, entries, {})["loadable_by_name"]
 
 
 def test_initial_weights(tmp_path):

@@ -20,7 +20,7 @@ from occ_perception.training.distributed import Ranks
 from occ_perception.training.guards import check_skipped_steps, explained_failures, stop_for_numbers
 from occ_perception.training.learner import Learner, NonFiniteStepError
 from occ_perception.training.loader import Batch, BatchLoader
-from occ_perception.training.model_card import export_weights, git_commit, hardware
+from occ_perception.training.model_card import export_weights, git_commit, hardware, has_other_settings
 from occ_perception.training.progress import Journal, Meter, line_text
 from occ_perception.training.settings import to_mapping
 from occ_perception.training.sources import OpenSource
@@ -248,7 +248,9 @@ class Trainer:
             "hardware": hardware(self.ranks),
             "configuration": self.effective,
         }
-        export_weights(self.folder / name, self.task.description, entries, facts, self._commit)
+        description = self.task.description
+        changed = has_other_settings(description.model, self.task.network)
+        export_weights(self.folder / name, description, entries, facts, self._commit, changed)
 
 
 def effective_config(config: TrainingConfig, task: TrainingTask) -> dict[str, Any]:
