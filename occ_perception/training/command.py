@@ -17,13 +17,25 @@ from occ_perception.training.guards import explained_failures
 from occ_perception.training.loop import Trainer, has_checkpoint, prepare_pytorch
 from occ_perception.training.settings import to_mapping
 from occ_perception.training.sources import open_source
-from occ_perception.training.tasks import create_task
+from occ_perception.training.tasks import TASKS, create_task
 
 logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``occ_perception train`` takes."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "Train a model: checkpoints, records and weights with their model card go to one folder. A signal ends the\n"
+        "run with a checkpoint, and --resume goes on where it stopped.\n\n"
+        f"task.name is one of {', '.join(TASKS)}."
+    )
+    parser.epilog = (
+        "examples:\n"
+        "  occ_perception train --config config/train/nano.yaml -o runs/nano --set batch_size=4\n"
+        "  occ_perception train --config config/train/nano.yaml -o runs/nano --resume\n"
+        "  torchrun --nproc-per-node 4 --no-python occ_perception train --config config/train/nano.yaml -o runs/nano"
+    )
     parser.add_argument("--config", type=Path, help="YAML over the defaults, see config/train/")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides",
@@ -40,19 +52,27 @@ def run(arguments: argparse.Namespace) -> int:
         OccPerceptionError: the run cannot begin or go on; the message says why.
     """
     config = read_config(arguments.config, arguments.overrides)
-    folder = _folder(arguments)
-    if arguments.resume and not has_checkpoint(folder):
-        raise WeightsError(f"--resume: there is no checkpoint in {folder}")
-    if not arguments.resume and has_checkpoint(folder):
-        raise ConfigurationError(f"{folder} holds a run already; --resume goes on, -o takes another folder")
+    own_folder = _folder(arguments)
     ranks = Ranks.join(config.device)
     try:
+        folder: Path = ranks.gathered(own_folder)[0]  # clocks of processes differ, and so would the date in the name
+        _check_folder(folder, arguments.resume)
         with explained_failures(to_mapping(config)):
             trainer = _trainer(config, folder, ranks, arguments.resume)
         trainer.run()
     finally:
         ranks.leave()
     return 0
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    """Refuse to go on with nothing, to write over a run, and to write into a file."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigurationError(f"-o {folder}: expected a folder, there is a file")
+    if resume and not has_checkpoint(folder):
+        raise WeightsError(f"--resume: there is no checkpoint in {folder}")
+    if not resume and has_checkpoint(folder):
+        raise ConfigurationError(f"{folder} holds a run already; --resume goes on, -o takes another folder")
 
 
 def _trainer(config: TrainingConfig, folder: Path, ranks: Ranks, resume: bool) -> Trainer:
