@@ -93,7 +93,7 @@ class ComputeSettings:
     Attributes:
         precision: of autocast regions; float16 scales the loss.
         tf32: TF32 arithmetic for float32 matrix products and convolutions on NVIDIA GPUs.
-        channels_last: lay 4-D weights out channels-last.
+        channels_last: lay the weights of convolutions out channels-last.
         compile: torch.compile the network.
         deterministic: refuse operations whose result varies from run to run.
         threads: of PyTorch on the CPU; 0 = its choice.

@@ -41,11 +41,11 @@ class Learner:
 
     def __init__(self, task: TrainingTask, config: TrainingConfig, ranks: Ranks) -> None:
         self.task, self.config, self.ranks = task, config, ranks
-        layout = torch.channels_last if config.compute.channels_last else torch.preserve_format
         if config.compute.sync_batch_norm:
             task.network = with_synced_batch_norm(task.network, ranks)
-        task.network.to(ranks.device).to(memory_format=layout)  # type: ignore[call-overload]
-        self.network = task.network.train()
+        self.network = task.network.to(ranks.device).train()
+        if config.compute.channels_last:
+            _lay_out_channels_last(self.network)
         wrapped = ranks.wrapped(self.network, config.compute.find_unused_parameters)
         self._wrapped: nn.Module = cast(nn.Module, torch.compile(wrapped)) if config.compute.compile else wrapped
         self.optimizer = self._optimizer()
@@ -135,3 +135,11 @@ class Learner:
     def forget_streams(self) -> None:
         """Drop the temporal state: the next batch starts anew."""
         self.states = [None] * self.config.accumulate
+
+
+def _lay_out_channels_last(network: nn.Module) -> None:
+    """Weights of 2-D and 3-D convolutions."""
+    for parameter in network.parameters():
+        if parameter.ndim in (4, 5):
+            layout = torch.channels_last if parameter.ndim == 4 else torch.channels_last_3d
+            parameter.data = parameter.data.contiguous(memory_format=layout)
