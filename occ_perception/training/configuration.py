@@ -266,13 +266,27 @@ def _override(content: dict[str, Any], text: str) -> None:
 def refused_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """How two effective configurations (nested mappings) differ where a run that goes on must not; lines to read.
 
-    A setting that did not exist before counts as its default.
+    A setting that did not exist before counts as its default; those of a source that is not the chosen one are free.
     """
     old, new = {**flat(to_mapping(TrainingConfig())), **flat(before)}, flat(now)
     missing = object()
     names = [n for n in dict.fromkeys([*old, *new]) if old.get(n, missing) != new.get(n, missing)]
-    return [
+    free = (*FREE_TO_CHANGE, *_unused_sources(new))
+    lines = [
         f"{name}: was {old.get(name, 'not there')}, is {new.get(name, 'not there')}"
         for name in names
-        if not name.startswith(FREE_TO_CHANGE)
+        if not name.startswith(free)
     ]
+    shape = new["learning_rate.shape"]
+    if "iterations" in names and shape != "constant" and not new["learning_rate.decay_iterations"]:
+        lines.append(
+            f"iterations: was {old['iterations']}, is {new['iterations']}, to whose end the {shape} "
+            f"learning rate falls; only with learning_rate.decay_iterations set from the beginning a run may be longer"
+        )
+    return lines
+
+
+def _unused_sources(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Beginnings of the names of settings that the kind of training source makes meaningless."""
+    kinds = {"nuscenes", "world"} - {values["data.training.kind"]}
+    return tuple(f"data.training.{kind}." for kind in sorted(kinds))
