@@ -25,7 +25,7 @@ from occ_perception.ros.environment import child_environment, private_network
 from occ_perception.ros.shared_memory import remove_stale_segments
 from occ_perception.session import Session
 
-_START_TIMEOUT_S = 20.0
+_START_TIMEOUT_S = 60.0  # a busy machine takes its time to import PyTorch and load weights
 _GRID_TIMEOUT_S = 15.0
 _REFUSED = 2  # exit status of the node when its configuration is no good
 _DISCOVERY_S = 2.5  # the node takes the topics it finds once they have been the same for a second
