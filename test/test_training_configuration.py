@@ -9,10 +9,12 @@ import yaml
 from conftest import REPOSITORY
 
 from occ_perception.cli import main
+from occ_perception.data.synthetic.dataset_writer import SPLITS
 from occ_perception.errors import ConfigurationError
 from occ_perception.training.configuration import TrainingConfig, read_config, refused_changes
 from occ_perception.training.learning_rate import LearningRateSettings
 from occ_perception.training.settings import from_mapping, to_mapping
+from occ_perception.training.sources import SourceSettings, WorldSettings, check_apart, open_source
 from occ_perception.training.tasks import create_task
 
 
@@ -40,6 +42,7 @@ def test_defaults_need_no_file_and_files_only_override(tmp_path):
         ("iterations: many", r"iterations: expected int, got str 'many'"),
         ("iterations: 2.5", r"iterations: expected int, got float"),
         ("iterations: true", r"iterations: expected int, got bool"),
+        ("seed: -1", r"seed: expected 0 to"),
         ("seed: [1]", r"seed: expected int, got list"),
         (
             "compute: {precision: float8}",
@@ -105,6 +108,38 @@ def test_changes_that_make_another_run_are_named():
     assert refused_changes(before, after) == ["seed: was 0, is 2"]
     del after["optimizer"]["betas"]
     assert "optimizer.betas: was [0.9, 0.999], is not there" in refused_changes(before, after)
+
+
+def test_a_longer_run_with_a_learning_rate_that_falls_to_its_end_is_refused():
+    def changes(*overrides):
+        before, after = (to_mapping(read_config(None, [*overrides, f"iterations={n}"])) for n in (100, 200))
+        return refused_changes(before, after)
+
+    assert changes() == changes("learning_rate.shape=cosine", "learning_rate.decay_iterations=100") == []
+    assert "iterations: was 100, is 200" in changes("learning_rate.shape=cosine")[0]
+
+
+def test_settings_of_a_source_that_is_not_used_may_change():
+    before, after = (
+        read_config(None, ["data.training.kind=nuscenes", f"data.training.world.scenes={n}"]) for n in (5, 6)
+    )
+    assert refused_changes(to_mapping(before), to_mapping(after)) == []
+    before, after = (read_config(None, ["data.training.kind=world", f"data.training.world.scenes={n}"]) for n in (5, 6))
+    assert refused_changes(to_mapping(before), to_mapping(after)) == ["data.training.world.scenes: was 5, is 6"]
+
+
+def test_worlds_to_train_and_to_validate_on_share_no_seed():
+    def opened(**world):
+        return open_source(SourceSettings("world", world=WorldSettings(**world)), "val")
+
+    check_apart(SourceSettings("world"), SourceSettings("world"))
+    assert opened(scenes=2).facts["split"] == f"seeds {SPLITS['val']}..{SPLITS['val'] + 1}"
+    with pytest.raises(ConfigurationError, match=r"seeds 99..198 overlap those trained on \(0..99\)"):
+        check_apart(SourceSettings("world"), SourceSettings("world", world=WorldSettings(first_seed=99)))
+    for bad, message in (({"first_seed": -1}, "first_seed of 0"), ({"scenes": 0}, "1 or more scenes"),
+                         ({"frames": 0}, "frames"), ({"image_size": (704, 500)}, "9/16")):  # fmt: skip
+        with pytest.raises(ConfigurationError, match=message):
+            opened(**bad)
 
 
 def test_learning_rate_shapes():

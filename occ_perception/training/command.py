@@ -16,7 +16,7 @@ from occ_perception.training.distributed import Ranks
 from occ_perception.training.guards import explained_failures
 from occ_perception.training.loop import Trainer, has_checkpoint, prepare_pytorch
 from occ_perception.training.settings import to_mapping
-from occ_perception.training.sources import open_source
+from occ_perception.training.sources import check_apart, open_source
 from occ_perception.training.tasks import TASKS, create_task
 
 logger = logging.getLogger(__name__)
@@ -81,10 +81,11 @@ def _trainer(config: TrainingConfig, folder: Path, ranks: Ranks, resume: bool) -
     if config.compute.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     prepare_pytorch(config)
-    source = open_source(config.data.training)
+    check_apart(config.data.training, config.data.validation)
+    source = open_source(config.data.training, "train")
     if source is None:
         raise ConfigurationError("data.training.kind: expected nuscenes or world, got none")
-    validation = open_source(config.data.validation)
+    validation = open_source(config.data.validation, "val")
     task = create_task(config.task.name, config.task.settings)
     if config.task.initial_weights and not resume:
         load_initial_weights(task.network, config.task)

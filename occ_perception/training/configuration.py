@@ -211,13 +211,15 @@ class TrainingConfig:
     model_card: ModelCardSettings = field(default_factory=ModelCardSettings)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 63:
+            raise ConfigurationError(f"seed: expected 0 to 2^63 - 1, got {self.seed}")
         at_least_one = ("iterations", "batch_size", "accumulate", "log.every", "guards.check_every",
                         "validation.batch_size")  # fmt: skip
         values = flat(to_mapping(self))
         for name in at_least_one:
             if values[name] < 1:
                 raise ConfigurationError(f"{name}: expected 1 or more, got {values[name]}")
-        negative = [n for n, v in values.items() if isinstance(v, int | float) and v < 0 and n != "seed"]
+        negative = [n for n, v in values.items() if isinstance(v, int | float) and v < 0]
         own = [name for name in negative if not name.startswith(("task.settings", "data."))]
         if own:
             raise ConfigurationError(f"{own[0]}: expected 0 or more, got {values[own[0]]}")
