@@ -13,7 +13,7 @@ from nuscenes_tree import NuScenesTree
 
 from occ_perception.data.nuscenes import NuScenes
 from occ_perception.errors import ConfigurationError, DatasetError, NumericsError
-from occ_perception.evaluation.answers import LastAnswer
+from occ_perception.evaluation.answers import Answer, LastAnswer
 from occ_perception.evaluation.evaluator import Evaluation, EvaluationSettings, evaluate
 from occ_perception.evaluation.mapped_subject import MappedSubject
 from occ_perception.evaluation.model_subject import SENSORS, ModelSubject
@@ -422,10 +422,13 @@ def test_held_answers_move_with_the_vehicle() -> None:
     semantics[6, 3, 0] = 4  # centre at (2.5, -0.5)
     flow = np.zeros((*grid.size, 2), np.float32)
     flow[6, 3, 0] = 3.0, 0.0
-    last = LastAnswer(semantics, flow, np.eye(4))
+    instances = np.zeros(grid.size, np.uint16)
+    instances[6, 3, 0] = 9
+    last = LastAnswer(Answer(semantics, flow, instances), np.eye(4))
     ahead = last.moved_to(rigid([2.0, 0, 0], [0, 0, 0, 1]), grid)
     assert ahead.held
-    assert np.argwhere(ahead.semantics == 4).tolist() == [[4, 3, 0]]
+    assert np.argwhere(ahead.semantics == 4).tolist() == np.argwhere(ahead.instances == 9).tolist() == [[4, 3, 0]]
+    assert ahead.instances.sum() == 9
     assert (ahead.semantics[6:] == UNKNOWN).all()
     assert (ahead.semantics[:6] != UNKNOWN).all()
     turned = last.moved_to(rigid([0, 0, 0], [0, 0, np.sqrt(0.5), np.sqrt(0.5)]), grid)  # a quarter to the left

@@ -107,9 +107,10 @@ class _PointLabels:
         """
         drive = self._dataset.scene(scene)
         keyframes = (drive.keyframes[token].get(LIDAR) for token, _ in drive.samples)
-        return tuple(record.token for record in keyframes if record is not None and self._path(record.token).is_file())
+        return tuple(record.token for record in keyframes if record is not None and self.path(record.token).is_file())
 
-    def _path(self, sample: str) -> Path:
+    def path(self, sample: str) -> Path:
+        """File of a sample, whether it is there or not."""
         return self.root / f"{sample}{self.suffix}"
 
 
@@ -126,7 +127,7 @@ class LidarsegLabels(_PointLabels):
             DatasetError: the file is missing or cannot be read.
             InvalidInputError: a class that does not exist.
         """
-        path = self._path(sample)
+        path = self.path(sample)
         try:
             general = np.frombuffer(path.read_bytes(), np.uint8)
         except OSError as error:
@@ -147,7 +148,7 @@ class PanopticLabels(_PointLabels):
             DatasetError: the file is missing, damaged, or holds pickled objects.
             InvalidInputError: no array ``data``, one of another kind, or a class that does not exist.
         """
-        path = self._path(sample)
+        path = self.path(sample)
         arrays = load_npz(path)
         values = arrays.get("data")
         if values is None or values.ndim != 1 or values.dtype.kind not in "iu":

@@ -23,12 +23,19 @@ class Answer:
         semantics: uint8 [X, Y, Z]; classes of the subject's ontology, FREE, or UNKNOWN; what was said everywhere, seen
             or not (`Occupancy.prediction`).
         flow: float32 [X, Y, Z, 2], m/s, or None.
+        instances: uint16 [X, Y, Z], any ids, 0 = none, likewise everywhere (`Occupancy.predicted_instances`); or None.
+        tracks: uint16 [X, Y, Z], ids that last, of what was seen (`Occupancy.instances`); or None.
+        odom_from_grid: float64 [4, 4], where the vehicle was at the grid's moment, in the scene's local frame; None =
+            at that of the labels.
         sensors_missing: a configured camera, or the LiDAR, did not take part.
         held: nothing (usable) arrived for this sample, so this is the answer before it, moved with the vehicle.
     """
 
     semantics: np.ndarray
     flow: np.ndarray | None = None
+    instances: np.ndarray | None = None
+    tracks: np.ndarray | None = None
+    odom_from_grid: np.ndarray | None = None
     sensors_missing: bool = False
     held: bool = False
 
@@ -73,8 +80,7 @@ class Subject(Protocol):
 class LastAnswer:
     """The newest answer of a scene and where the vehicle was, for stamps at which nothing arrives."""
 
-    semantics: np.ndarray
-    flow: np.ndarray | None
+    answer: Answer
     odom_from_ego: np.ndarray
 
     def moved_to(self, odom_from_ego: np.ndarray, grid: VoxelGrid) -> Answer:
@@ -83,11 +89,16 @@ class LastAnswer:
         cells, inside = grid.cells_of(transform_points(then_from_now, grid.centers().reshape(-1, 3)))
         cells, inside = cells.reshape(*grid.size, 3), inside.reshape(grid.size)
         at = tuple(np.moveaxis(cells, -1, 0))
-        semantics = np.where(inside, self.semantics[at], UNKNOWN).astype(np.uint8)
-        if self.flow is None:
-            return Answer(semantics, held=True)
-        turned = self.flow[at] @ then_from_now[:2, :2].astype(np.float32)  # row vectors: this is now_from_then
-        return Answer(semantics, np.where(inside[..., None], turned, 0.0).astype(np.float32), held=True)
+        then, flow = self.answer, None
+        if then.flow is not None:
+            turned = then.flow[at] @ then_from_now[:2, :2].astype(np.float32)  # row vectors: this is now_from_then
+            flow = np.where(inside[..., None], turned, 0.0).astype(np.float32)
+        instances, tracks = (
+            None if ids is None else np.where(inside, ids[at], 0).astype(np.uint16)
+            for ids in (then.instances, then.tracks)
+        )
+        semantics = np.where(inside, then.semantics[at], UNKNOWN).astype(np.uint8)
+        return Answer(semantics, flow, instances, tracks, odom_from_ego, held=True)
 
 
 def nothing_known(grid: VoxelGrid) -> Answer:

@@ -21,7 +21,8 @@ from occ_perception.evaluation.splits import SPLITS, split_scenes
 from occ_perception.evaluation.truth import LABEL_SETS, GroundTruth
 from occ_perception.metrics.semantic_iou import MASKS
 from occ_perception.models import create_model, resolve_device
-from occ_perception.session import Session
+from occ_perception.session import Session, SessionSettings
+from occ_perception.tracking.settings import TrackingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--map-classes",
         action="store_true",
         help="read the model's classes as the labels' classes of the same name (an occ3d model on openocc labels)",
+    )
+    parser.add_argument(
+        "--connect-instances",
+        action="store_true",
+        help="where the model gives classes only, take connected voxels of a class for an object",
     )
     parser.add_argument("--no-rays", action="store_true", help="leave out RayIoU (seconds per frame on a CPU)")
     parser.add_argument(
@@ -94,6 +100,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _evaluate_folder(
     dataset: NuScenes, truth: GroundTruth, arguments: argparse.Namespace, settings: EvaluationSettings
 ) -> Evaluation:
+    if arguments.connect_instances:
+        raise ConfigurationError("--connect-instances is for --model; prediction files are scored as they are")
+    if arguments.map_classes or arguments.sensors != "all":
+        raise ConfigurationError("--map-classes and --sensors are for --model; prediction files are scored as they are")
     if arguments.corruptions or arguments.weights:
         raise ConfigurationError("--corruptions and --weights are for --model; prediction files are scored as they are")
     return evaluate(dataset, truth, FolderSubject(arguments.predictions, truth.set), arguments.output, settings)
@@ -104,7 +114,8 @@ def _evaluate_model(
 ) -> list[Evaluation]:
     device = resolve_device(settings.device)
     model = create_model(arguments.model, arguments.weights, device)
-    session = Session(model, device)
+    tracking = TrackingSettings(connect_voxels=arguments.connect_instances)
+    session = Session(model, device, SessionSettings(tracking=tracking))
     corruptions: tuple[Corruption, ...] = ()
     if arguments.corruptions:
         cameras = dataset.scene(dataset.scene_names[0]).channels("camera")

@@ -15,6 +15,8 @@ from occ_perception.data.nuscenes_records import Scene
 from occ_perception.data.sharding import Shard
 from occ_perception.errors import ConfigurationError, DatasetError, OccPerceptionError, WeightsError
 from occ_perception.evaluation.answers import Subject
+from occ_perception.evaluation.instance_truth import InstanceTruth
+from occ_perception.evaluation.point_truth import PointTruth
 from occ_perception.evaluation.records import RunFolder, SceneRecord, fingerprint
 from occ_perception.evaluation.scoring import SceneScorer, Tally, check_comparable, new_metrics
 from occ_perception.evaluation.truth import GroundTruth
@@ -80,8 +82,13 @@ class Evaluation:
         self.scored.append(record.scene)
 
     def reported(self) -> dict[str, Accumulator]:
-        """The metrics worth a report: velocity errors only if the subject gives velocities."""
-        return {n: m for n, m in self.metrics.items() if n != "openocc" or self.tally.with_flow}
+        """The metrics worth a report: those of velocities and instances only if the subject gives them."""
+        needed = {
+            "openocc": self.tally.with_flow,
+            "tracking": self.tally.with_tracks,
+            **dict.fromkeys(("ray_pq", "panoptic", "panoptic_in_grid"), self.tally.with_instances),
+        }
+        return {n: m for n, m in self.metrics.items() if needed.get(n, True) and (m.frames or n != "lidarseg_iou")}
 
     def headline(self) -> tuple[str, float]:
         """Name and value (0..1) of the figure to quote."""
@@ -115,6 +122,7 @@ class _Run:
         self, dataset: NuScenes, truth: GroundTruth, subject: Subject, output: Path, settings: EvaluationSettings
     ) -> None:
         self.dataset, self.truth, self.subject, self.settings = dataset, truth, subject, settings
+        self.instances, self.points = InstanceTruth(dataset, truth.set), PointTruth(dataset)
         self.scenes = _chosen_scenes(dataset, truth, settings.scenes)
         self.folder = RunFolder(output, self._identity())
 
@@ -149,6 +157,8 @@ class _Run:
             "labels": self.truth.set.name,
             "labels_folder": str(self.truth.folder.resolve()),
             "rays": str(self.settings.rays),
+            "instances": self.instances.source or "-",
+            "points": ", ".join(self.points.packs) or "-",
             "subject": self.subject.name,
             "ontology": self.subject.ontology.name,
             "grid": str(self.subject.grid),
@@ -156,7 +166,14 @@ class _Run:
         }
 
     def _metrics(self) -> dict[str, Accumulator]:
-        return new_metrics(self.truth.set, self.subject.ontology is GEOMETRY, self.settings.rays)
+        return new_metrics(
+            self.truth.set,
+            self.subject.ontology is GEOMETRY,
+            self.settings.rays,
+            bool(self.instances.source),
+            self.instances.has_identities,
+            self.points.packs,
+        )
 
     def _nothing_yet(self) -> Evaluation:
         settings = self.settings
@@ -164,7 +181,7 @@ class _Run:
         return Evaluation(self.folder.folder, self.folder.settings, settings.mask, selection, self._metrics())
 
     def _fingerprint(self, scene: Scene) -> str:
-        return fingerprint((*self.truth.files(scene), *self.subject.files(scene)))
+        return fingerprint((*self.truth.files(scene), *self.points.files(scene), *self.subject.files(scene)))
 
     def _finished(self, scene: Scene, bar: tqdm) -> SceneRecord | None:
         """The record of a scene, from disk or computed now; None if it cannot be scored."""
@@ -188,8 +205,12 @@ class _Run:
         tokens = self.truth.samples(scene)
         scorer = SceneScorer(self.truth.set, scene, self._metrics(), self.settings.device)
         for token, answer in self.subject.answers(self.dataset, scene, tokens):
-            scorer.add(token, self.truth.read(scene, token), answer)
+            label = self.truth.read(scene, token)
+            instances = self.instances.read(scene, token, label) if scorer.wants_instances else None
+            points = self.points.read(scene, token) if scorer.wants_points else None
+            scorer.add(token, label, answer, instances, points)
             bar.update()
+        scorer.finish()
         scorer.tally.unlabelled = len(scene.samples) - len(tokens)
         if scorer.tally.frames != len(tokens):
             answered = scorer.tally.frames

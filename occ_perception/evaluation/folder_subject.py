@@ -15,6 +15,7 @@ from occ_perception.errors import DatasetError, InvalidInputError
 from occ_perception.evaluation.answers import Answer
 from occ_perception.evaluation.truth import LabelSet
 from occ_perception.geometry import VoxelGrid
+from occ_perception.instances import fitting_ids
 from occ_perception.metrics.checks import check_flow
 from occ_perception.ontology import FREE, OPENOCCUPANCY, ontology_by_name
 
@@ -29,7 +30,9 @@ class FolderSubject:
     * ``<stamp>.npz`` as `replay.save_occupancy` writes them, where the stamp (nanoseconds) is that of one of the
       sample's keyframe records.
 
-    For labels with flow an array ``flow`` [X, Y, Z, 2] (m/s) is read too if it is there.
+    For labels with flow an array ``flow`` [X, Y, Z, 2] (m/s) is read too if it is there, and so are instances: whole
+    numbers [X, Y, Z], 0 = none, under ``instances`` (in files of a replay ``predicted_instances``; their ``instances``
+    are ids that last).
 
     Args:
         folder: with the files.
@@ -83,7 +86,9 @@ class FolderSubject:
             if path is None:
                 raise DatasetError(f"predictions {self.folder}: {token}.npz is missing")
             semantics = self._replayed(path) if self._is_replay else self._submitted(path)
-            yield token, Answer(semantics, self._flow(path) if self._labels.has_flow else None)
+            flow = self._flow(path) if self._labels.has_flow else None
+            tracks = self._ids(path, "instances") if self._is_replay else None
+            yield token, Answer(semantics, flow, self._ids(path, self._instances_key), tracks)
 
     def _submitted(self, path: Path) -> np.ndarray:
         semantics = read_prediction(path, self.ontology, self.grid)
@@ -101,6 +106,19 @@ class FolderSubject:
         if VoxelGrid(tuple(origin), voxel_size, self.grid.size) != self.grid:
             raise InvalidInputError(f"{path}: expected {self.grid}, got origin {origin}, voxel size {voxel_size}")
         return semantics
+
+    @property
+    def _instances_key(self) -> str:
+        return "predicted_instances" if self._is_replay else "instances"
+
+    def _ids(self, path: Path, key: str) -> np.ndarray | None:
+        arrays = load_npz(path)
+        if key not in arrays:
+            return None
+        try:
+            return fitting_ids(take(path, arrays, key, self.grid.size, "iu"))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{path}: {error}") from error
 
     def _flow(self, path: Path) -> np.ndarray | None:
         arrays = load_npz(path)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from occ_perception.data.nuscenes import NuScenes
@@ -81,6 +82,7 @@ class ModelSubject:
             "corruption": corruption.name,
             "corruption_text": corruption.description,
             "seed": "-" if corruption is CLEAN else str(seed),
+            "connected_instances": str(self.session.settings.tracking.connect_voxels),
         }
 
     def check(self, scene: Scene, tokens: Sequence[str]) -> None:
@@ -105,9 +107,9 @@ class ModelSubject:
                 raise DatasetError(f"{scene.name}, sample {token}: no data for {self.name}; {'; '.join(frame.notes)}")
             occupancy = self._perceive(self.corruption.apply(self._given(frame)))
             if occupancy is not None:
-                answer = _answer(occupancy, self.model.uses_lidar)
+                answer = _answer(occupancy, self.model.uses_lidar, frame.odom_from_ego)
                 if frame.odom_from_ego is not None:
-                    last = LastAnswer(answer.semantics, answer.flow, frame.odom_from_ego)
+                    last = LastAnswer(answer, frame.odom_from_ego)
             elif last is not None and frame.odom_from_ego is not None:
                 answer = last.moved_to(frame.odom_from_ego, self.grid)
             else:
@@ -137,8 +139,15 @@ class ModelSubject:
         return bool((self.session.needs_images and frame.images) or (self.model.uses_lidar and frame.lidar))
 
 
-def _answer(occupancy: Occupancy, uses_lidar: bool) -> Answer:
+def _answer(occupancy: Occupancy, uses_lidar: bool, odom_from_grid: np.ndarray | None) -> Answer:
     if occupancy.prediction is None:
         raise InvalidInputError(f"model {occupancy.info.name}: the session gave no prediction to score")
     missing = occupancy.cameras_used != occupancy.cameras or (uses_lidar and not occupancy.lidar_used)
-    return Answer(occupancy.prediction, occupancy.flow, sensors_missing=missing)
+    return Answer(
+        occupancy.prediction,
+        occupancy.flow,
+        occupancy.predicted_instances,
+        occupancy.instances,
+        odom_from_grid,
+        sensors_missing=missing,
+    )

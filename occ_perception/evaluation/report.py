@@ -12,13 +12,14 @@ from typing import Any
 
 from occ_perception.errors import DatasetError
 from occ_perception.evaluation.evaluator import Evaluation
+from occ_perception.evaluation.scoring import POINT_METRICS
 from occ_perception.files import write_whole
 from occ_perception.metrics.accumulator import MetricResult
 from occ_perception.metrics.report import Report, aligned, null_for_nan
 
 _IN_TABLE = (
     "mIoU", "IoU", "mIoU_D", "RayIoU", "Occ score", "mAVE_TP", "mAVE", "SSC mIoU", "SC IoU",
-    "recall", "IoU where known", "unknown",
+    "recall", "IoU where known", "unknown", "RayPQ", "lidarseg_iou mIoU", "panoptic PQ", "tracking IDF1",
 )  # fmt: skip
 """Figures of the corruption table, in this order, those that there are."""
 
@@ -78,11 +79,16 @@ def summary_text(evaluation: Evaluation) -> str:
 
 
 def figures(evaluation: Evaluation) -> dict[str, float]:
-    """Figures by name, ratios 0..1, of the metrics without mask and of those with the headline mask."""
+    """Figures by name, ratios 0..1, of the metrics without mask and of those with the headline mask.
+
+    Those of LiDAR points and of tracking have the name of their metric before their own: they have an mIoU, or a
+    recall, too.
+    """
     values: dict[str, float] = {}
-    for metric in evaluation.reported().values():
+    for name, metric in evaluation.reported().items():
         if metric.settings.get("mask", evaluation.mask) == evaluation.mask:
-            values.update(metric.compute().values)
+            prefix = f"{name} " if name in POINT_METRICS or name == "tracking" else ""
+            values.update({f"{prefix}{figure}": value for figure, value in metric.compute().values.items()})
     return values
 
 

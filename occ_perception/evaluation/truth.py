@@ -10,6 +10,7 @@ from occ_perception.data.labels import (
     OPENOCCUPANCY_GRID,
     GridLabel,
     Occ3DLabels,
+    Occ3DPanopticLabels,
     OpenOccLabels,
     OpenOccupancyLabels,
 )
@@ -35,6 +36,7 @@ class LabelSet:
         frame: of the grid, at the LIDAR_TOP keyframe stamp.
         masks: which voxels can be scored; the first is the benchmark's own choice.
         has_flow: labels hold velocities.
+        has_instances: labels hold instances.
     """
 
     name: str
@@ -45,12 +47,23 @@ class LabelSet:
     frame: str
     masks: tuple[str, ...] = ("none",)
     has_flow: bool = False
+    has_instances: bool = False
 
 
 LABEL_SETS = {
     label_set.name: label_set
     for label_set in (
         LabelSet("occ3d", "gts", Occ3DLabels, OCC3D, OCC3D_GRID, "base_link", MASKS),
+        LabelSet(
+            "occ3d_panoptic",
+            "occ3d_panoptic",
+            Occ3DPanopticLabels,
+            OCC3D,
+            OCC3D_GRID,
+            "base_link",
+            MASKS,
+            has_instances=True,
+        ),
         LabelSet("openocc", "openocc_v2", OpenOccLabels, OPENOCC, OCC3D_GRID, "base_link", has_flow=True),
         LabelSet(
             "openoccupancy", "nuScenes-Occupancy", OpenOccupancyLabels, OPENOCCUPANCY, OPENOCCUPANCY_GRID, "lidar_top"

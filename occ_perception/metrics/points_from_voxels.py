@@ -18,6 +18,8 @@ POLICY = (
     f"if scores were given, else the nearest cell with one within {SEARCH_CELLS} cells, else driveable_surface"
 )
 """What `point_labels` does, for reports."""
+PANOPTIC_POLICY = "a point takes class and instance of the voxel it lies in, void in free voxels and outside the grid"
+"""What `panoptic_points` does, for reports."""
 
 
 def border_cells(points: np.ndarray, grid: VoxelGrid) -> np.ndarray:
@@ -65,6 +67,29 @@ def point_labels(
     else:
         labels[open_points] = _nearest_labels(grid_labels, cells[open_points])
     return labels
+
+
+def panoptic_points(
+    semantics: np.ndarray, instances: np.ndarray, points: np.ndarray, grid: VoxelGrid, ontology: Ontology
+) -> np.ndarray:
+    """Panoptic prediction of every point, see `PANOPTIC_POLICY` (offsetocc.md 8).
+
+    Args:
+        semantics: uint8 [X, Y, Z]; classes of ``ontology`` or FREE.
+        instances: integers [X, Y, Z], 0..65535, 0 = none.
+        points: float [P, 3], metres, the grid's frame; the points of the keyframe's sweep.
+        grid, ontology: of both grids.
+
+    Returns:
+        uint16 [P]; as of `panoptic_labels`, 0 = void.
+    """
+    check_prediction(semantics, ontology, grid.size)
+    cells, inside = grid.cells_of(points)
+    linear = grid.linear_index(cells)
+    to_lidarseg = ontology.map_to(LIDARSEG)
+    to_lidarseg[to_lidarseg >= LIDARSEG.num_classes] = 0
+    labels = np.where(inside, to_lidarseg[semantics.ravel()[linear]], 0).astype(np.uint8)
+    return panoptic_labels(labels, check_instances("instances", instances, grid.size).ravel()[linear])
 
 
 def panoptic_labels(labels: np.ndarray, instances: np.ndarray) -> np.ndarray:
