@@ -46,6 +46,15 @@ def test_weights_that_do_not_fit_half_precision_are_refused(run):
     assert not (run / "weights").exists()
 
 
+def test_damaged_cards_and_changed_networks_are_refused(run):
+    save_file({"a": torch.zeros(2)}, run / "final.safetensors", metadata={"model": "nano (changed)"})
+    with pytest.raises(WeightsError, match="changed"):
+        bundle(run / "final.safetensors", run / "weights")
+    (run / "final.json").write_text("{")
+    with pytest.raises(WeightsError, match="model card in JSON"):
+        bundle(run / "final.safetensors", run / "weights")
+
+
 def test_weights_without_a_card_are_refused(run, capsys):
     (run / "final.json").unlink()
     assert main([str(run / "final.safetensors"), "--trained-on", "x", "--licence", "y"]) == 1

@@ -28,6 +28,9 @@ def test_damaged_checkpoints_are_refused(tmp_path):
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(WeightsError, match="cannot be read"):
         toy_trainer(toy_config(), tmp_path).resume()
+    torch.save({"format": 1}, file)
+    with pytest.raises(WeightsError, match="lacks config, processes"):
+        toy_trainer(toy_config(), tmp_path).resume()
     torch.save({"format": 1, "config": ToyTask}, file)
     with pytest.raises(WeightsError, match="cannot be read"):  # nothing but plain values is unpickled
         toy_trainer(toy_config(), tmp_path).resume()

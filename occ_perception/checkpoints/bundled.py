@@ -42,13 +42,20 @@ def bundle(source: Path, folder: Path = FOLDER, facts: Mapping[str, str] | None 
         facts: entries of the card to set, in words a reader elsewhere understands (``trained_on``, ``licence``).
 
     Raises:
-        WeightsError: unreadable, without a card, or a weight that float16 cannot hold.
+        WeightsError: unreadable, without a readable card, of a changed network, or a weight that float16 cannot hold.
     """
     tensors, metadata = _read(source)
     card_file = card_path(source)
     if not card_file.is_file():
         raise WeightsError(f"{source}: expected its model card {card_file}, there is none")
-    card = json.loads(card_file.read_text())
+    try:
+        card = json.loads(card_file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{card_file}: expected a model card in JSON: {error}") from error
+    if not isinstance(card, dict):
+        raise WeightsError(f"{card_file}: expected a model card, got {type(card).__name__}")
+    if metadata.get("model", "").endswith("(changed)"):
+        raise WeightsError(f"{source}: weights of '{metadata['model']}'; only those that load by name can come along")
     halved = {name: _halved(name, value, source) for name, value in tensors.items()}
     data = save(halved, metadata=metadata)
     card |= {

@@ -80,6 +80,9 @@ def load_checkpoint(
     content = read(folder / NAME)
     if content.get("format") != _FORMAT:
         raise WeightsError(f"{folder / NAME}: expected checkpoint format {_FORMAT}, got {content.get('format')!r}")
+    absent = [name for name in ("config", "processes", "part", "run", "shared") if name not in content]
+    if absent:
+        raise WeightsError(f"{folder / NAME}: no checkpoint of a training run, it lacks {', '.join(absent)}")
     changes = refused_changes(json.loads(content["config"]), config)
     if changes:
         raise ConfigurationError(
