@@ -120,7 +120,7 @@ def write_world(
     try:
         _claim(root, settings)
         with _alone(root):
-            missing = [seed for seed in settings.scene_seeds() if not _state_file(root, seed).is_file()]
+            missing = [seed for seed in settings.scene_seeds() if not _is_finished(root, settings, seed)]
             frames = len(missing) * settings.frames
             _check_space(root, frames * _FRAME_BYTES)
             with tqdm(total=frames, unit="frame", disable=not progress) as bar:
@@ -140,11 +140,24 @@ def _state_file(root: Path, seed: int) -> Path:
     return root / _STATE / f"{scene_name(seed)}.json"
 
 
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DatasetError(f"{path}: damaged ({error}); remove it to have its part made again") from error
+
+
+def _is_finished(root: Path, settings: WorldSettings, seed: int) -> bool:
+    """Whether all that is wanted of a scene is there."""
+    bag = root / "bags" / scene_name(seed)
+    return _state_file(root, seed).is_file() and (not settings.bags or (bag / "metadata.yaml").is_file())
+
+
 def _claim(root: Path, settings: WorldSettings) -> None:
     """Make the folder ours, or see that it is."""
     path = root / _STATE / "settings.json"
     if path.is_file():
-        there = json.loads(path.read_bytes())
+        there = _json(path)
         if there != settings.identity():
             raise DatasetError(f"{root}: holds a dataset made with {there}, wanted {settings.identity()}")
         return
@@ -236,7 +249,7 @@ def _write_scene(root: Path, settings: WorldSettings, seed: int, progress: Calla
 
 def _write_tables(root: Path, settings: WorldSettings) -> None:
     """Tables of all scenes that are there, and what belongs to the dataset as a whole."""
-    scenes: list[Rows] = [json.loads(path.read_bytes()) for path in sorted((root / _STATE).glob("scene-*.json"))]
+    scenes: list[Rows] = [_json(path) for path in sorted((root / _STATE).glob("scene-*.json"))]
     for name, rows in merged(scenes).items():
         write_whole(root / VERSION / f"{name}.json", json.dumps(rows).encode())
     names = [row["name"] for rows in scenes for row in rows["scene"]]

@@ -103,7 +103,7 @@ class CityDrive:
 
     @cached_property
     def _lidar(self) -> SceneLidar:
-        return SceneLidar(self.scene, self.ego_from_lidar)
+        return SceneLidar(self.scene, self.ego_from_lidar, self._device)
 
     @cached_property
     def _labels(self) -> SceneLabels:
