@@ -18,7 +18,9 @@ from occ_perception.training.loader import Batch, is_worker_death
 from occ_perception.training.settings import flat
 
 
-def stop_for_numbers(folder: Path, learner: Learner, batch: Batch, report: StepReport, iteration: int) -> NoReturn:
+def stop_for_numbers(
+    folder: Path, learner: Learner, batch: Batch, report: StepReport, iteration: int, config: TrainingConfig
+) -> NoReturn:
     """Save what is needed to look into it, and stop.
 
     Raises:
@@ -37,10 +39,12 @@ def stop_for_numbers(folder: Path, learner: Learner, batch: Batch, report: StepR
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_whole(path, buffer.getvalue())
+    every = config.guards.check_every
+    when = "from before the step" if every == 1 else f"as they are now (looked at every {every} iterations only)"
     shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
     raise NumericsError(
         f"iteration {iteration}: loss or gradient is not finite ({shown}; norm {content['gradient_norm']:.4g}) "
-        f"on samples (scene, frame) {list(batch.samples)}; batch and weights from before the step are in {path}"
+        f"on samples (scene, frame) {list(batch.samples)}; batch and weights {when} are in {path}"
     )
 
 

@@ -138,7 +138,7 @@ class Trainer:
         try:
             report = self.learner.step(batch, self.iteration, check)
         except NonFiniteStepError as error:
-            stop_for_numbers(self.folder, self.learner, batch, error.report, self.iteration)
+            stop_for_numbers(self.folder, self.learner, batch, error.report, self.iteration, self.config)
         check_skipped_steps(self.learner, self.config)
         self._curriculum.record(batch.samples, report.sample_losses)
         meter.add(report.losses, report.gradient_norm)
