@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from occ_perception.errors import InvalidInputError
+from occ_perception.ops.threads import one_torch_thread
 
 MAXIMUM_ID = 2**16 - 1
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -62,16 +63,9 @@ def panoptic_vote(
         InvalidInputError: shapes, types or ids are not as above.
     """
     objects = _check(semantics, instance_grid, radius, object_classes)
-    thing = _is_one_of(semantics, things)
-    highest, lowest = _extreme_ids(instance_grid, objects, radius)
-    winner = highest.long()
-    if object_classes is not None:
-        winner = torch.where(_class_of(object_classes)[winner] == semantics, winner, 0)
-    contested = (thing & (highest != lowest)).flatten().nonzero()[:, 0]
-    own = instance_grid.flatten()[contested]
-    for block, votes in _count_votes(instance_grid, contested, objects, radius):
-        labels = semantics.flatten()[contested[block]]
-        winner.view(-1)[contested[block]] = _decide(votes, own[block], labels, object_classes)
+    with one_torch_thread():  # two hundred short operations
+        thing = _is_one_of(semantics, things)
+        winner = _winners(semantics, instance_grid, radius, thing, objects, object_classes)
     return _apply(semantics, instance_grid.dtype, thing, winner, free)
 
 
@@ -92,6 +86,27 @@ def panoptic_vote_reference(
     winner = _decide(votes, instance_grid.flatten(), semantics.flatten(), object_classes)
     thing = _is_one_of(semantics, things)
     return _apply(semantics, instance_grid.dtype, thing, winner.view(semantics.shape), free)
+
+
+def _winners(
+    semantics: Tensor,
+    instance_grid: Tensor,
+    radius: int,
+    thing: Tensor,
+    objects: int,
+    object_classes: Tensor | None,
+) -> Tensor:
+    """Winning id of every thing voxel, 0 without a vote, int64 [X, Y, Z]; elsewhere anything."""
+    highest, lowest = _extreme_ids(instance_grid, objects, radius)
+    winner = highest.long()
+    if object_classes is not None:
+        winner = torch.where(_class_of(object_classes)[winner] == semantics, winner, 0)
+    contested = (thing & (highest != lowest)).flatten().nonzero()[:, 0]
+    own = instance_grid.flatten()[contested]
+    for block, votes in _count_votes(instance_grid, contested, objects, radius):
+        labels = semantics.flatten()[contested[block]]
+        winner.view(-1)[contested[block]] = _decide(votes, own[block], labels, object_classes)
+    return winner
 
 
 def _is_one_of(labels: Tensor, wanted: Sequence[int]) -> Tensor:
