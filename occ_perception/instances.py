@@ -43,7 +43,7 @@ def thing_voxels(ids: np.ndarray, semantics: np.ndarray, ontology: Ontology) -> 
     is_thing = np.zeros(256, bool)
     is_thing[list(ontology.thing_ids)] = True
     flat = ids.reshape(-1)
-    cells = np.flatnonzero(flat)
+    cells = np.flatnonzero(flat != 0)  # several times faster than of numbers
     cells = cells[is_thing[semantics.reshape(-1)[cells]]]
     labels = flat[cells]
     if labels.size and labels.min() < 0:

@@ -26,7 +26,7 @@ class VoxelGroups:
     def of(cls, labels: np.ndarray) -> VoxelGroups:
         """Group the cells of a label grid (integers of any shape, 0 = in no group)."""
         flat = labels.reshape(-1)
-        cells = np.flatnonzero(flat)
+        cells = np.flatnonzero(flat != 0)  # several times faster than of numbers
         return cls.of_cells(cells, flat[cells])
 
     @classmethod

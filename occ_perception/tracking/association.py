@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from occ_perception.geometry import VoxelGrid, inverse, transform_points
+from occ_perception.geometry import VoxelGrid, transform_points
 from occ_perception.occupancy import Visibility
 from occ_perception.ontology import Ontology
 from occ_perception.tracking.track import Detections, Track
@@ -108,7 +108,7 @@ def overlap(tracks: Sequence[Track], detections: Detections, grid: VoxelGrid, vi
     counts = np.array([len(track.points) for track in tracks], np.int64)
     shifts = np.array([track.shift(detections.stamp_ns) for track in tracks]).reshape(-1, 3)
     points = np.concatenate([*(track.points for track in tracks), np.empty((0, 3))]) + np.repeat(shifts, counts, axis=0)
-    cells, inside = grid.cells_of(transform_points(inverse(detections.fixed_from_grid), points))
+    cells, inside = grid.cells_of(transform_points(detections.grid_from_fixed, points))
     linear, row = grid.linear_index(cells)[inside], np.repeat(np.arange(num_tracks), counts)[inside]
 
     met = np.zeros(grid.num_voxels, np.int32)  # object + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -62,10 +63,15 @@ class Detections:
             self.points[self.groups.starts[row] : self.groups.starts[row + 1]] if len(self.groups) else np.empty((0, 3))
         )
 
-    @property
+    @cached_property
     def heading(self) -> float:
         """Of the grid in the fixed frame, radians."""
         return heading_of(self.fixed_from_grid)
+
+    @cached_property
+    def grid_from_fixed(self) -> np.ndarray:
+        """The other way round, float64 [4, 4]."""
+        return inverse(self.fixed_from_grid)
 
 
 class Track:
@@ -82,11 +88,14 @@ class Track:
         stamp_ns: when it was last seen.
         missing_since_ns: stamp of the first frame after that without it; None while it is seen.
         frames: in how many frames it was seen.
-        item: as it was then, in the grid's frame of then.
+        item: as it was then, in the grid's frame of then, with its id.
         center: float64 [3], metres.
         yaw: radians.
         size: length, width, height, metres; like centre, yaw and voxels its own, not that of what it is merged with.
         points: float64 [n, 3], centres of its voxels.
+        velocity: float64 [2], m/s, best guess: what the model said last, else what its ends did.
+        velocity_std: how uncertain it is, m/s.
+        knows_velocity: whether it is more than a guess.
     """
 
     def __init__(self, identity: int, detections: Detections, row: int, num_classes: int) -> None:
@@ -118,7 +127,11 @@ class Track:
         self._votes *= _VOTES_KEPT
         self._votes[item.class_id] += 1
         self.center, self.points = detections.centers[row], detections.points_of(row)
-        self._flow = detections.velocities[row]
+        flow = detections.velocities[row]
+        self._has_flow = bool(np.isfinite(flow).all())
+        self.velocity = flow if self._has_flow else self._motion.velocity
+        self.velocity_std = _KNOWN_STD_MPS if self._has_flow else self._motion.velocity_std
+        self.knows_velocity = self._has_flow or self.velocity_std < _KNOWN_STD_MPS
         self.item = self._oriented(item, detections, last_yaw)
         self.yaw, self.size = self.item.yaw + detections.heading, self.item.size
 
@@ -127,17 +140,16 @@ class Track:
         self.frames += 1
 
     def _oriented(self, item: Instance, detections: Detections, last_yaw: float | None) -> Instance:
-        """With the velocity of the track if the model gives none, and with the front where it is ahead."""
-        speed = float(np.hypot(*self.velocity))
-        if np.isfinite(self._flow).all():  # then the box is headed along it already
-            if speed > MOVING_MPS or last_yaw is None:
-                return item
-        elif self.knows_velocity:
-            ahead = inverse(detections.fixed_from_grid)[:3, :2] @ self.velocity
-            item = replace(item, velocity=(float(ahead[0]), float(ahead[1]), 0.0))
-            if speed > MOVING_MPS:
-                return turned_towards(item, float(np.arctan2(ahead[1], ahead[0])), np.pi / 2)
-        return item if last_yaw is None else turned_towards(item, last_yaw - detections.heading, np.pi)
+        """Under its id, with the velocity of the track if the model gives none, its front where it is ahead."""
+        velocity, moving = item.velocity, float(np.hypot(*self.velocity)) > MOVING_MPS and self.knows_velocity
+        if self.knows_velocity and not self._has_flow:
+            x, y, _ = (detections.grid_from_fixed[:3, :2] @ self.velocity).tolist()
+            velocity = x, y, 0.0
+            if moving:
+                item = turned_towards(item, float(np.arctan2(y, x)), np.pi / 2)
+        if not moving and last_yaw is not None:
+            item = turned_towards(item, last_yaw - detections.heading, np.pi)
+        return replace(item, id=self.id, velocity=velocity)
 
     def miss(self, stamp_ns: int) -> None:
         """It is not in this frame."""
@@ -153,24 +165,10 @@ class Track:
         """What it was most of late."""
         return int(self._votes.argmax())
 
-    @property
-    def velocity(self) -> np.ndarray:
-        """Best guess in the fixed frame, float64 [2], m/s: what the model said last, else what its ends did."""
-        return self._flow if np.isfinite(self._flow).all() else self._motion.velocity
-
-    @property
-    def knows_velocity(self) -> bool:
-        """Whether that is more than a guess."""
-        return bool(np.isfinite(self._flow).all()) or self._motion.velocity_std < _KNOWN_STD_MPS
-
-    @property
-    def velocity_std(self) -> float:
-        """How uncertain it is, m/s."""
-        return _KNOWN_STD_MPS if np.isfinite(self._flow).all() else self._motion.velocity_std
-
     def shift(self, stamp_ns: int) -> np.ndarray:
         """How far it has gone by ``stamp_ns`` if its velocity stays, float64 [3], metres."""
-        return np.append(self.velocity * ((stamp_ns - self.stamp_ns) * 1e-9), 0.0)
+        elapsed_s = (stamp_ns - self.stamp_ns) * 1e-9
+        return np.array([self.velocity[0] * elapsed_s, self.velocity[1] * elapsed_s, 0.0])
 
     def predicted(self, stamp_ns: int, grid_from_fixed: np.ndarray, memory_s: float) -> Instance:
         """Where it should be by now though it is not seen; the score fades to 0 over ``memory_s``."""
@@ -179,7 +177,6 @@ class Track:
         velocity = grid_from_fixed[:3, :2] @ self.velocity if self.knows_velocity else np.full(3, np.nan)
         return replace(
             self.item,
-            id=self.id,
             class_id=self.class_id,
             score=self.item.score * max(1.0 - age_s / memory_s, 0.0),
             center=tuple(center.tolist()),

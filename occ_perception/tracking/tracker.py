@@ -15,12 +15,11 @@ Policy:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 
 from occ_perception.errors import InvalidInputError
-from occ_perception.geometry import VoxelGrid, inverse
+from occ_perception.geometry import VoxelGrid
 from occ_perception.occupancy import Instance
 from occ_perception.ontology import Ontology
 from occ_perception.tracking.association import ClassTable, Overlap, associate, overlap
@@ -92,10 +91,7 @@ class Tracker:
         occluded = self._occluded(hidden & confirmed, met, detections)
         self._end(hidden & ~confirmed & (met.covered > _MOSTLY))  # parts of something that is whole again
         begun = self._begin([column for column, track in enumerate(seen) if track is None], detections)
-        objects = tuple(
-            replace((track or begun[column]).item, id=(track or begun[column]).id) for column, track in enumerate(seen)
-        )
-        return objects, occluded
+        return tuple((track or begun[column]).item for column, track in enumerate(seen)), occluded
 
     def _check_number(self, num_objects: int) -> None:
         if num_objects * max(len(self._tracks), num_objects) > MAX_PAIRS:
@@ -123,12 +119,11 @@ class Tracker:
 
     def _occluded(self, hidden: np.ndarray, met: Overlap, detections: Detections) -> tuple[Instance, ...]:
         """Those of the hidden tracks (bool [T]) that could be where they are expected."""
-        grid_from_fixed = inverse(detections.fixed_from_grid)
         possible = hidden & (np.maximum(met.covered, met.seen_free) <= _MOSTLY) & (self._memory_ns > 0)
         listed = []
         for row in np.flatnonzero(possible).tolist():
             track = self._tracks[row]
-            item = track.predicted(detections.stamp_ns, grid_from_fixed, self._settings.memory_s)
+            item = track.predicted(detections.stamp_ns, detections.grid_from_fixed, self._settings.memory_s)
             in_grid = (
                 met.inside[row] > _MOSTLY if len(track.points) else self._grid.cells_of(np.array([item.center]))[1]
             )
