@@ -191,7 +191,7 @@ def test_live_equals_offline(tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        (["model:=alocc-9d"], "unknown model 'alocc-9d'; known models: lidar-carving, alocc"),
+        (["model:=alocc-9d"], "unknown model 'alocc-9d'; known models: lidar-carving, nano"),
         (["modle:=alocc-3d"], "unknown parameter 'modle' (did you mean 'model'?); the parameters are: model, "),
         (["tolerance:=wide"], "parameter tolerance: expected float, got str 'wide'"),
         (["model:=lidar-carving", "weights:=w.safetensors"], "lidar-carving takes no weights"),
