@@ -111,6 +111,7 @@ class City:
 
     def at(self, time_s: float) -> Snapshot:
         """Everything at a time."""
+        time_s = round(time_s, 6)
         if time_s not in self._shots:
             self._shots[time_s] = self._look(time_s)
         return self._shots[time_s]
@@ -135,8 +136,7 @@ def scored(model: KnownObjects, times: np.ndarray, as_known: bool) -> TrackingSc
     """Identities over a drive, of the published grids."""
     known, frames, session = Continuous(), [], Session(model)
     for time_s in times.tolist():
-        pose = model.world.at(round(time_s, 6)).odom_from_ego
-        occupancy = session.step(model.frame(time_s, odom_from_ego=pose))
+        occupancy = session.step(model.frame(time_s))
         assert model.last is not None
         truth = known(model.last) if as_known else model.last.identities
         frames.append(TrackedFrame.of_grids(occupancy.stamp_ns, truth, occupancy.instances))

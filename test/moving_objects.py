@@ -178,7 +178,7 @@ class KnownObjects:
 
     def frame(self, time_s: float, **change) -> Frame:
         """A frame of the world at a time."""
-        values = {"odom_from_ego": self.world.ego.pose(time_s), **change}
+        values = {"odom_from_ego": self.world.at(time_s).odom_from_ego, **change}
         return Frame(round(time_s * 1e9) + 10**9, **values)
 
 
