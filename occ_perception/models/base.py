@@ -69,7 +69,9 @@ class ModelOutput:
             that may delete what was seen); never published.
         confidence: uint8 [X, Y, Z] or None.
         flow: float [X, Y, Z, 2] m/s or None.
-        instances: int [X, Y, Z] or None, with their list.
+        instances: int [X, Y, Z] or None; whole numbers that tell the objects of this frame apart, 0 = none.  Ids that
+            last are `tracking`'s, and so is the list of objects.
+        objects: with ``instances``, what else is known of these numbers (only the scores count); without, boxes.
         state: opaque temporal state for the next frame.
         state_frames: how many past frames are in the state that was used.
         stages_ms: wall time by stage.
