@@ -87,11 +87,11 @@ def _heights(groups: VoxelGroups, grid: VoxelGrid) -> tuple[np.ndarray, np.ndarr
 def _best_directions(points: np.ndarray, starts: np.ndarray, voxel_size: float) -> tuple[np.ndarray, np.ndarray]:
     """Direction of a side of the best rectangle, float64 [K] in [0, pi/2), and how much larger the largest is."""
     angles = np.arange(DIRECTIONS) * (np.pi / 2 / DIRECTIONS)
-    turn = np.stack([np.cos(angles), np.sin(angles)]).astype(
-        np.float32
-    )  # choosing needs no more, and takes half as long
+    # Choosing needs no more than single precision, and takes half as long.
+    turn = np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+    flank = np.stack([np.cos(angles), -np.sin(angles)]).astype(np.float32)
     xy = points.astype(np.float32)
-    along, across = xy @ turn, xy[:, ::-1] @ (turn * np.float32([[1], [-1]]))
+    along, across = xy @ turn, xy[:, ::-1] @ flank
     counts = np.diff(starts, append=len(points))
     (length, to_ends), (width, to_flanks) = (_extents(position, starts, counts) for position in (along, across))
     area = (length + voxel_size) * (width + voxel_size)
