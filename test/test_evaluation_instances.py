@@ -22,6 +22,7 @@ from occ_perception.geometry import OCC3D_GRID, transform_points
 from occ_perception.metrics.evaluation_rays import cast_evaluation_rays
 from occ_perception.models.base import ModelOutput
 from occ_perception.occupancy import ModelInfo, Visibility
+from occ_perception.occupancy_files import save_occupancy, save_submission
 from occ_perception.ontology import FREE, LIDARSEG, OCC3D
 from occ_perception.session import Session, SessionSettings
 from occ_perception.tracking.settings import TrackingSettings
@@ -220,6 +221,23 @@ def test_instances_in_prediction_files(
     np.savez_compressed(folder / f"{token}.npz", pred=pred, instances=np.full(OCC3D_GRID.size, -1))
     result = evaluate(NuScenes(labelled.root), truth, subject, tmp_path / "out", settings)
     assert f"{token}.npz: instances: expected ids of 0 and more" in result.failed[SCENE]
+
+
+def test_files_of_a_replay_have_instances_and_ids_that_last(
+    labelled: NuScenesTree, tmp_path: Path, one_thread: None, one_origin: None
+) -> None:
+    session, folder = Session(KnowsInstances(labelled)), tmp_path / "replayed"
+    dataset, truth = NuScenes(labelled.root), GroundTruth("occ3d", labelled.root)
+    for frame in dataset.frames(dataset.scene(SCENE), LIDAR):
+        occupancy = session.step(frame)
+        save_occupancy(folder / f"{occupancy.stamp_ns}.npz", occupancy)
+    settings = EvaluationSettings(rays=True, scenes=(SCENE,))
+    values = figures(evaluate(dataset, truth, FolderSubject(folder, truth.set), tmp_path / "out", settings))
+    assert values["RayPQ"] == values["tracking IDF1"] == values["lidarseg_iou mIoU"] == 1.0
+    save_submission(tmp_path / "submission.npz", occupancy)
+    with np.load(tmp_path / "submission.npz", allow_pickle=False) as arrays:
+        assert arrays.files == ["pred", "instances"]
+        np.testing.assert_array_equal(arrays["instances"], occupancy.predicted_instances)
 
 
 def test_boxes_are_those_of_the_benchmark(synthetic_nuscenes: NuScenesTree) -> None:
