@@ -263,9 +263,31 @@ def test_a_full_disk_is_told_before_anything_is_made(tmp_path, monkeypatch, caps
     assert not (tmp_path / "out" / "samples").exists()
 
 
-def test_two_writers_do_not_meet(dataset, tmp_path):
+def test_two_writers_do_not_meet(tmp_path, monkeypatch):
+    """The second is told of the first, before and after it says what it makes, and leaves the folder to it."""
     root = tmp_path / "world"
-    (root / ".world").mkdir(parents=True)
-    (root / ".world" / "settings.json").write_text(json.dumps(SETTINGS.identity()))
-    with dataset_writer._alone(root), pytest.raises(DatasetError, match="another process"):
+    other = WorldSettings(scenes=1, frames=5, seed=8, image_size=(176, 64))
+    with dataset_writer._alone(root):  # the first has the lock and has written nothing yet
+        for settings in (SETTINGS, other):
+            with pytest.raises(DatasetError, match="another process"):
+                write_world(root, settings, workers=1, progress=False)
+        assert [path.name for path in root.rglob("*")] == [".world", ".lock"]
+        dataset_writer._claim(root, other)
+        with pytest.raises(DatasetError, match="another process"):
+            write_world(root, SETTINGS, workers=1, progress=False)
+    monkeypatch.setattr(dataset_writer, "_write_scene", lambda *_: pytest.fail("made in a folder of another dataset"))
+    with pytest.raises(DatasetError, match=r"holds a dataset made with .*'frames': 5"):
+        write_world(root, SETTINGS, workers=1, progress=False)
+
+
+def test_a_writer_that_died_with_nothing_but_the_lock_is_no_hindrance(tmp_path):
+    root = tmp_path / "world"
+    with dataset_writer._alone(root):
+        pass
+    with dataset_writer._alone(root):
+        dataset_writer._claim(root, SETTINGS)
+    assert json.loads((root / ".world" / "settings.json").read_text()) == SETTINGS.identity()
+    (root / ".world" / "settings.json").unlink()
+    (root / "thesis.tex").write_text("important")
+    with pytest.raises(DatasetError, match="not empty"):
         write_world(root, SETTINGS, workers=1, progress=False)

@@ -118,8 +118,10 @@ def write_world(
         raise ConfigurationError(f"workers: expected 1 or more, got {workers}")
     root = Path(root)
     try:
-        _claim(root, settings)
+        _refuse_foreign(root)
         with _alone(root):
+            _claim(root, settings)
+            _clear_leftovers(root)
             missing = [seed for seed in settings.scene_seeds() if not _is_finished(root, settings, seed)]
             frames = len(missing) * settings.frames
             _check_space(root, frames * _FRAME_BYTES)
@@ -153,31 +155,47 @@ def _is_finished(root: Path, settings: WorldSettings, seed: int) -> bool:
     return _state_file(root, seed).is_file() and (not settings.bags or (bag / "metadata.yaml").is_file())
 
 
+def _refuse_foreign(root: Path) -> None:
+    """Leave alone what no writer of ours has begun; every writer makes the folder of its lock first."""
+    if root.exists() and (not root.is_dir() or any(root.iterdir())) and not (root / _STATE).is_dir():
+        raise _not_ours(root)
+
+
 def _claim(root: Path, settings: WorldSettings) -> None:
-    """Make the folder ours, or see that it is."""
+    """Make the folder ours, or see that it is; with the lock held, so that no other settings come in between."""
     path = root / _STATE / "settings.json"
     if path.is_file():
         there = _json(path)
         if there != settings.identity():
             raise DatasetError(f"{root}: holds a dataset made with {there}, wanted {settings.identity()}")
         return
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise DatasetError(f"{root}: not empty, and no dataset of 'occ_perception world' that one could go on with")
+    if any(entry.name != _STATE for entry in root.iterdir()):
+        raise _not_ours(root)
     write_whole(path, json.dumps(settings.identity()).encode())
+
+
+def _not_ours(root: Path) -> DatasetError:
+    return DatasetError(f"{root}: not empty, and no dataset of 'occ_perception world' that one could go on with")
 
 
 @contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    """Keep other writers out, and clear away the parts of files that a killed one left."""
-    with (root / _STATE / ".lock").open("w") as lock:
+    """Keep other writers out."""
+    lock_path = root / _STATE / ".lock"
+    lock_path.parent.mkdir(parents=True, exist_ok=True)
+    with lock_path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DatasetError(f"{root}: another process is writing there") from None
-        for folder in ("samples", "gts", "openocc_v2"):
-            for leftover in (root / folder).rglob(".*.*"):
-                leftover.unlink()
         yield
+
+
+def _clear_leftovers(root: Path) -> None:
+    """Remove the parts of files that a killed writer left."""
+    for folder in ("samples", "gts", "openocc_v2"):
+        for leftover in (root / folder).rglob(".*.*"):
+            leftover.unlink()
 
 
 def _check_space(root: Path, needed: int) -> None:
