@@ -25,8 +25,9 @@ import numpy as np
 
 from benchmarks.report import report
 from occ_perception.data.drive_bag import DriveBag, transform_stamps
-from occ_perception.data.synthetic_drive import SyntheticDrive, encode_jpeg
+from occ_perception.data.synthetic_drive import SyntheticDrive
 from occ_perception.demo.processes import Child, Children
+from occ_perception.image_codec import encode_jpeg
 from occ_perception.installation import share_path
 from occ_perception.ros.environment import child_environment, private_network
 

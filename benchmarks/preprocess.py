@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.report import measure, report
 from occ_perception.frame import CameraImage
 from occ_perception.geometry import PinholeCamera
+from occ_perception.image_codec import decode_image
 from occ_perception.models.base import ImageSpec
-from occ_perception.preprocessing import ImagePipeline, decode_image, resize_and_crop
+from occ_perception.preprocessing import ImagePipeline, resize_and_crop
 
 SPEC = ImageSpec(256, 704, bgr=True)
 CAMERA = PinholeCamera(np.array([[1266.0, 0, 800], [0, 1266, 450], [0, 0, 1]]), np.eye(4), 1600, 900)

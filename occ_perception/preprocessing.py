@@ -1,4 +1,4 @@
-"""From JPEG bytes to network input: decode, resize, crop, normalise into one preallocated tensor.
+"""From camera images to network input: decode, resize, crop, normalise into one preallocated tensor.
 
 Resizing equals Pillow's antialiased bicubic within one grey level (PyTorch's uint8 antialias path does), because
 that is what the published weights were trained on.
@@ -6,69 +6,18 @@ that is what the published weights were trained on.
 
 from __future__ import annotations
 
-import io
-import logging
 from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
 
 from occ_perception.errors import InvalidInputError
 from occ_perception.frame import CameraImage, PreparedImage
 from occ_perception.geometry import ImageAffine, PinholeCamera
+from occ_perception.image_codec import decode_image
 from occ_perception.models.base import ImageSpec
-
-try:
-    import simplejpeg
-except ImportError:  # declared fallback for platforms without a wheel: Pillow, about half as fast
-    simplejpeg = None
-    logging.getLogger(__name__).warning("simplejpeg is not installed; decoding JPEG with Pillow, which is slower")
-
-
-_MAX_PIXELS = 64_000_000
-
-
-def decode_image(data: bytes | np.ndarray, expected_size: tuple[int, int] | None = None) -> np.ndarray:
-    """Encoded bytes (JPEG, else whatever Pillow reads) or an RGB array to uint8 RGB [H, W, 3].
-
-    Args:
-        data: the image.
-        expected_size: (width, height); compared with the header before memory is taken for the pixels.
-
-    Raises:
-        InvalidInputError: empty, truncated or corrupt data, another size, or an array of another type or shape.
-    """
-    if isinstance(data, np.ndarray):
-        if data.dtype != np.uint8 or data.ndim != 3 or data.shape[2] != 3:
-            raise InvalidInputError(f"image: expected uint8 [H, W, 3], got {data.dtype} {data.shape}")
-        _check_size((data.shape[1], data.shape[0]), expected_size)
-        return data
-    if not data:
-        raise InvalidInputError("image: expected encoded bytes, got none")
-    try:
-        if simplejpeg is not None and data[:2] == b"\xff\xd8":
-            height, width, *_ = simplejpeg.decode_jpeg_header(data)
-            _check_size((width, height), expected_size)
-            return simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False)
-        with Image.open(io.BytesIO(data)) as image:
-            _check_size(image.size, expected_size)
-            return np.asarray(image.convert("RGB"))
-    except InvalidInputError:
-        raise
-    except (ValueError, OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InvalidInputError(f"image: {len(data)} bytes cannot be decoded: {error}") from error
-
-
-def _check_size(size: tuple[int, int], expected: tuple[int, int] | None) -> None:
-    """A damaged header can claim gigabytes, so this comes before decoding."""
-    width, height = size
-    if expected is not None and size != expected:
-        raise InvalidInputError(f"image is {width}x{height} but its calibration is for {expected[0]}x{expected[1]}")
-    if width * height > _MAX_PIXELS:
-        raise InvalidInputError(f"image: {width}x{height} is more than {_MAX_PIXELS // 1_000_000} megapixels")
 
 
 @lru_cache(maxsize=64)

@@ -15,9 +15,9 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 from tf2_msgs.msg import TFMessage
 
-from occ_perception.data.synthetic_drive import encode_jpeg
 from occ_perception.data.topics import COMPRESSED_IMAGE, CameraTopics
 from occ_perception.geometry import PinholeCamera, VoxelGrid
+from occ_perception.image_codec import encode_jpeg
 from occ_perception.models.base import ImageSpec, ModelOutput
 from occ_perception.msg import VoxelGrid as VoxelGridMessage
 from occ_perception.occupancy import ModelInfo

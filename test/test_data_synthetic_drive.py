@@ -8,8 +8,8 @@ from occ_perception.data.synthetic_drive import CAMERAS, START_NS, SyntheticDriv
 from occ_perception.data.synthetic_world import Road, SyntheticWorld
 from occ_perception.errors import ConfigurationError, DatasetError
 from occ_perception.geometry import OCC3D_GRID, inverse, transform_points
+from occ_perception.image_codec import decode_image
 from occ_perception.ontology import FREE, OCC3D
-from occ_perception.preprocessing import decode_image
 
 SMALL = (160, 90)
 

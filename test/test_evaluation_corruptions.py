@@ -19,7 +19,7 @@ from occ_perception.evaluation.corruptions import (
 from occ_perception.evaluation.protocols import GROUPS, all_corruptions, choose_corruptions
 from occ_perception.frame import CameraImage, Frame, LidarSweep, PreparedImage
 from occ_perception.geometry import CameraRig, PinholeCamera, rigid
-from occ_perception.preprocessing import decode_image
+from occ_perception.image_codec import decode_image
 
 CAMERAS = ("CAM_FRONT", "CAM_LEFT", "CAM_BACK")
 

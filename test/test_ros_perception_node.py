@@ -16,8 +16,8 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
 
-from occ_perception.data.synthetic_drive import encode_jpeg
 from occ_perception.data.topics import IMAGE, CameraTopics
+from occ_perception.image_codec import encode_jpeg
 from occ_perception.msg import VoxelGrid as VoxelGridMessage
 from occ_perception.occupancy import Visibility
 from occ_perception.ontology import FREE, UNKNOWN

@@ -10,7 +10,7 @@ from occ_perception.data.synthetic.rig import CAMERAS, MOUNTS, city_rig, lidar_m
 from occ_perception.data.synthetic.stream import WorldSource
 from occ_perception.errors import ConfigurationError, DatasetError
 from occ_perception.geometry import OCC3D_GRID, inverse
-from occ_perception.preprocessing import decode_image
+from occ_perception.image_codec import decode_image
 
 SMALL = (176, 64)
 

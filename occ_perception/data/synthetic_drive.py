@@ -24,14 +24,10 @@ from occ_perception.data.drive_bag import DriveBag, TimedWrite, transform_stamps
 from occ_perception.data.synthetic_camera import SyntheticCamera
 from occ_perception.data.synthetic_lidar import PERIOD_NS, LidarScan, SyntheticLidar
 from occ_perception.data.synthetic_world import SyntheticWorld
-from occ_perception.errors import ConfigurationError, InvalidInputError
+from occ_perception.errors import ConfigurationError
 from occ_perception.frame import CameraImage, Frame, LidarSweep
 from occ_perception.geometry import OCC3D_GRID, CameraRig, PinholeCamera, VoxelGrid, rigid_from_rotation
-
-try:
-    import simplejpeg
-except ImportError:  # declared fallback, slower
-    simplejpeg = None
+from occ_perception.image_codec import encode_jpeg
 
 START_NS = 1_700_000_000_000_000_000
 """Stamp at which every synthetic drive starts."""
@@ -186,21 +182,6 @@ class SyntheticDrive:
     def ground_truth(self, stamp_ns: int, grid: VoxelGrid = OCC3D_GRID) -> np.ndarray:
         """What every voxel of the vehicle's grid holds, uint8 [X, Y, Z]: Occ3D class or FREE, whether seen or not."""
         return self.world.occupancy(self.time_s(stamp_ns), self.odom_from_ego(stamp_ns), grid)
-
-
-def encode_jpeg(rgb: np.ndarray, quality: int = 90) -> bytes:
-    """uint8 RGB [H, W, 3] to JPEG bytes."""
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
-        raise InvalidInputError(f"image: expected uint8 [H, W, 3], got {rgb.dtype} {rgb.shape}")
-    if simplejpeg is not None:
-        return simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality, colorspace="RGB")
-    import io
-
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
 
 
 def write_synthetic_bag(

@@ -15,11 +15,10 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageFilter
 
-from occ_perception.data.synthetic_drive import encode_jpeg
 from occ_perception.errors import ConfigurationError, InvalidInputError
 from occ_perception.frame import CameraImage, Frame, LidarSweep
 from occ_perception.geometry import CameraRig, rigid
-from occ_perception.preprocessing import decode_image
+from occ_perception.image_codec import decode_image, encode_jpeg
 
 logger = logging.getLogger(__name__)
 

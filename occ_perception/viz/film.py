@@ -12,8 +12,8 @@ from PIL import Image
 from occ_perception.errors import InvalidInputError
 from occ_perception.files import write_whole
 from occ_perception.frame import CameraImage, Frame
+from occ_perception.image_codec import decode_image
 from occ_perception.occupancy import Occupancy
-from occ_perception.preprocessing import decode_image
 from occ_perception.viz.birds_eye import birds_eye
 from occ_perception.viz.colors import BACKGROUND, TEXT, TEXT_DIM, WARNING
 from occ_perception.viz.drawing import banner, stacked, text_block, to_image

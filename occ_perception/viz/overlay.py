@@ -11,8 +11,8 @@ from PIL import Image
 from occ_perception.errors import InvalidInputError
 from occ_perception.frame import CameraImage, Frame
 from occ_perception.geometry import PinholeCamera, inverse
+from occ_perception.image_codec import decode_image
 from occ_perception.occupancy import Occupancy
-from occ_perception.preprocessing import decode_image
 from occ_perception.viz.colors import BACKGROUND, PANEL, TEXT, WARNING
 from occ_perception.viz.drawing import label, to_image
 from occ_perception.viz.render import Style, render

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from occ_perception.data import image_labels
 from occ_perception.data.drive_bag import DriveBag, TimedWrite, transform_stamps
 from occ_perception.data.synthetic.beams import Beams, CameraViews, lidar_beams
 from occ_perception.data.synthetic.city import make_scene
@@ -26,9 +27,9 @@ from occ_perception.data.synthetic.lidar import LidarScan, SceneLidar
 from occ_perception.data.synthetic.renderer import RenderedImage, SceneRenderer
 from occ_perception.data.synthetic.rig import CAMERAS, MOUNTS, TRAINING_SIZE, city_rig, lidar_mount
 from occ_perception.data.synthetic.scene import Scene
-from occ_perception.data.synthetic_drive import encode_jpeg
 from occ_perception.errors import ConfigurationError
 from occ_perception.frame import CameraImage, Frame, LidarSweep
+from occ_perception.image_codec import encode_jpeg
 
 START_NS = 1_700_000_000_000_000_000
 """Stamp at which every synthetic drive starts."""
@@ -62,6 +63,12 @@ class CityKeyframe:
     rendered: Mapping[str, RenderedImage]
     scan: LidarScan
     truth: SceneTruth
+
+    def image_labels(self) -> dict[str, image_labels.ImageLabels]:
+        """Depth and class behind the pixels, by nuScenes' channel names."""
+        return {
+            name.upper(): image_labels.reduced(image.depth, image.class_ids) for name, image in self.rendered.items()
+        }
 
 
 class CityDrive:
