@@ -70,7 +70,7 @@ def test_a_camera_that_is_masked_contributes_nothing():
     with torch.no_grad():
         with_noise, _ = task.evaluate(network, batch, None, (True,))
         batch["images"][0, 2] = 255 - batch["images"][0, 2]
-        batch["depth_target"][0, 2] = 7
+        batch["lidar_depth"][0, 2] = 7
         without, _ = task.evaluate(network, batch, None, (True,))
     assert torch.equal(with_noise, without)
 

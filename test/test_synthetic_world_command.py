@@ -104,6 +104,11 @@ def test_what_is_read_is_what_is_streamed(dataset):
             camera, expected = one.frame.rig[name], other.frame.rig[name]
             np.testing.assert_allclose(camera.intrinsics, expected.intrinsics, atol=1e-9)
             np.testing.assert_allclose(camera.ego_from_camera, expected.ego_from_camera, atol=1e-9)
+        assert one.image_labels.keys() == other.image_labels.keys() == one.frame.images.keys()
+        for name, labels in one.image_labels.items():
+            assert np.array_equal(labels.depth, other.image_labels[name].depth)
+            assert np.array_equal(labels.classes, other.image_labels[name].classes)
+            assert labels.depth.shape == (16, 44)
         returned = np.abs(one.frame.lidar[0].points[:, :3]).max(1) > 0
         points = one.frame.lidar[0].points[returned]
         assert np.array_equal(np.sort(points, axis=0), np.sort(other.frame.lidar[0].points, axis=0))

@@ -35,6 +35,7 @@ def lift(
     cameras: CameraTensors,
     grid: GridSpec,
     soft: bool = True,
+    least: float = 0.0,
 ) -> Tensor:
     """Sum over cameras, pixels and depths of probability x trilinear weight x context feature.
 
@@ -46,6 +47,7 @@ def lift(
         cameras: calibration of B x N cameras.
         grid: where to.
         soft: spread every point over the voxels around it (soft filling); False: all to the nearest (lift-splat).
+        least: points with a probability of at most this are left out.
 
     Returns:
         [B, C, Y, X, Z] (channels-last memory), in ego coordinates; Z is dropped when the grid is one cell high.
@@ -64,7 +66,10 @@ def lift(
     weights = scores.flatten()
     if positions.device.type == "cpu":  # half of the points lie outside; on a GPU leaving them out would be a sync
         near = points_near(positions, grid)
+        near = near[weights[near] > least] if least > 0 else near
         positions, pixel, sample, weights = (values[near] for values in (positions, pixel, sample, weights))
+    elif least > 0:
+        weights = torch.where(weights > least, weights, 0.0)
     taps = soft_filling_taps(positions, grid) if soft else nearest_tap(positions, grid)
     rows = _rows_of_samples(batch, sample, taps, grid)
     volume = voxel_pooling(volume_to_rows(context), pixel, weights, rows, batch * grid.voxels)

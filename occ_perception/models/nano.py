@@ -30,6 +30,7 @@ from occ_perception.ops.precision import full_precision
 FEATURE_STRIDE = 8
 _WINDOW, _DILATION = 11, 2  # the matching window: +-10 cells of 0.8 m in half a second, +-16 m/s
 _LIDAR_SHARE = 0.9  # weight of a measured depth against the predicted one
+_LEAST_PROBABILITY = 0.01  # of a point that is lifted: where a depth is known, nine in ten points have less
 _CENTRE_PRIOR = -4.0  # logit: few cells are the centre of an object
 
 
@@ -142,7 +143,14 @@ class Nano(nn.Module):
         depths = depth_values(config.depth_start, config.depth_step, config.depth_bins, depth.device)
         points = frustum(size, FEATURE_STRIDE, depths)
         volume = lift(
-            context, geometry, None, points, inputs.cameras, config.lifting_grid, soft=config.adaptive_lifting
+            context,
+            geometry,
+            None,
+            points,
+            inputs.cameras,
+            config.lifting_grid,
+            soft=config.adaptive_lifting,
+            least=_LEAST_PROBABILITY,
         )
         return volume.movedim(1, -1).flatten(3, 4).movedim(-1, 1)
 

@@ -36,7 +36,20 @@ def lidar_depth_map(
     depth = points_camera[:, 2]
     pixel = points_camera @ intrins.mT
     pixel = torch.cat([pixel[:, :2] / pixel[:, 2:], torch.ones_like(pixel[:, 2:])], dim=1) @ affine.mT
-    u, v = torch.round(pixel[:, 0]), torch.round(pixel[:, 1])
+    return nearest_depth_map(pixel[:, :2], depth, image_size, stride, depth_range)
+
+
+def nearest_depth_map(
+    pixels: Tensor, depth: Tensor, image_size: tuple[int, int], stride: int, depth_range: tuple[float, float]
+) -> LidarDepth:
+    """The nearest of the points whose pixels lie in each cell.
+
+    Args:
+        pixels: (u, v) of each point in the network image, [P, 2]; NaN lies nowhere.
+        depth: of each point along the optical axis, [P].
+        image_size, stride, depth_range: see `lidar_depth_map`.
+    """
+    u, v = torch.round(pixels[:, 0]), torch.round(pixels[:, 1])
     height, width = image_size
     kept = (depth >= depth_range[0]) & (depth < depth_range[1])
     kept &= (u >= 0) & (u < width) & (v >= 0) & (v < height)

@@ -13,7 +13,7 @@ from occ_perception.models.nano_types import NanoOutput
 from occ_perception.training.losses import depth_loss
 from occ_perception.training.nano_targets import IGNORE, NanoTargets
 
-_WEIGHTS = {"depth": 0.5, "image_classes": 0.5, "flow": 0.1, "flow_bins": 0.1, "centres": 0.2, "offsets": 0.2}
+_WEIGHTS = {"depth": 1.0, "image_classes": 0.5, "flow": 0.1, "flow_bins": 0.1, "centres": 0.2, "offsets": 0.2}
 _DICE_SMOOTHING = 1.0
 _CELL_SHARE = 0.2
 _RARE = 4.0  # times the weight of free: the things and "others"

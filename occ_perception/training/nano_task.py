@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from occ_perception.data import image_labels
 from occ_perception.errors import ConfigurationError, InvalidInputError
 from occ_perception.frame import CameraImage
 from occ_perception.geometry import inverse, transform_points
@@ -22,6 +23,7 @@ from occ_perception.models.nano_geometry import SensorTensors, lidar_in_anchor, 
 from occ_perception.models.nano_types import NanoInputs, NanoOutput, NanoState, columns_from_grid, grid_from_columns
 from occ_perception.ontology import FREE
 from occ_perception.ops.frustum import CameraTensors
+from occ_perception.ops.lidar_depth import depth_bins, nearest_depth_map
 from occ_perception.preprocessing import decode_image
 from occ_perception.training.augmentation import ImageAugmentation, sample_bev_flip, sample_image_augmentation
 from occ_perception.training.nano_losses import nano_losses
@@ -112,6 +114,7 @@ class NanoTask:
         geometry = self._geometry(sample, augmentations)
         targets = nano_targets(sample.label, self.config.free_class, flip)
         occupancy = geometry.lidar_occupancy & sensors.lidar
+        depth, shown = self._image_targets(sample, geometry, augmentations)
         # A camera that is lost teaches nothing.
         lost = torch.from_numpy(~sensors.cameras)[:, None, None]
         return {
@@ -120,8 +123,9 @@ class NanoTask:
             "bda": flip.matrix(),
             "camera_mask": torch.from_numpy(sensors.cameras),
             "lidar_columns": columns_from_grid(occupancy.flip(_flipped_axes(flip)))[0].contiguous(),
-            "depth_target": geometry.lidar_depth[0].masked_fill(lost, -1),
-            "image_target": self._image_classes(sample, geometry.lidar_point[0]).masked_fill(lost, IGNORE),
+            "lidar_depth": geometry.lidar_depth[0].masked_fill(lost, -1),
+            "depth_target": depth.masked_fill(lost, -1),
+            "image_target": shown.masked_fill(lost, IGNORE),
             "lidar_mask": torch.tensor(sensors.lidar),
             "previous_from_current_ego": torch.from_numpy(grid_motion(sample, previous)),
             **targets._asdict(),
@@ -184,6 +188,37 @@ class NanoTask:
             lidar_depth=nothing.index_copy(1, rows, tensors.lidar_depth),
             lidar_point=nothing.index_copy(1, rows, tensors.lidar_point),
         )
+
+    def _image_targets(
+        self, sample: LabelledFrame, geometry: SensorTensors, augmentations: list[ImageAugmentation]
+    ) -> tuple[Tensor, Tensor]:
+        """Depth bin (-1 not known) and class (`IGNORE`) of each feature cell, [N, h, w]: those of the nearest labelled
+        pixel of a cell where images are labelled, else of its nearest LiDAR return."""
+        depth, shown = geometry.lidar_depth[0].clone(), self._image_classes(sample, geometry.lidar_point[0])
+        for row, name in enumerate(NUSCENES_CAMERAS):
+            labels = (sample.image_labels or {}).get(name)
+            if labels is not None:
+                depth[row], shown[row] = self._cells_of_labels(labels, augmentations[row])
+        return depth, shown
+
+    def _cells_of_labels(
+        self, labels: image_labels.ImageLabels, augmentation: ImageAugmentation
+    ) -> tuple[Tensor, Tensor]:
+        config = self.config
+        height, width = labels.depth.shape
+        columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+        affine = augmentation.affine()
+        pixels = image_labels.STRIDE * np.stack([columns.ravel(), rows.ravel()], axis=1) @ affine[:2, :2].T
+        pixels += affine[:2, 2] - 0.5  # of a pixel's middle, where its index says
+        # Sky and all that is too far for the bins belong into the last one: nothing of it lies in the grid.
+        metres = np.minimum(labels.depth.ravel(), config.depth_stop - config.depth_step / 2)
+        limits = (config.depth_start, config.depth_stop)
+        nearest = nearest_depth_map(
+            torch.from_numpy(pixels), torch.from_numpy(metres), config.image_size, FEATURE_STRIDE, limits
+        )
+        classes = torch.from_numpy(labels.classes.ravel())[nearest.point.clamp(min=0)]
+        shown = torch.where((nearest.point >= 0) & (classes < config.free_class), classes, IGNORE).to(torch.uint8)
+        return depth_bins(nearest.depth, config.depth_start, config.depth_step, config.depth_bins), shown
 
     def _image_classes(self, sample: LabelledFrame, point: Tensor) -> Tensor:
         """Class of what each feature cell's nearest LiDAR return hit, by the label's voxel there; uint8 [N, h, w]."""
@@ -251,7 +286,7 @@ def _network_inputs(batch: dict[str, Tensor], starts: tuple[bool, ...]) -> NanoI
         CameraTensors(*(batch[name] for name in CameraTensors._fields)),
         batch["camera_mask"],
         batch["lidar_columns"],
-        torch.where(seen, batch["depth_target"], -1),
+        torch.where(seen, batch["lidar_depth"], -1),
         batch["lidar_mask"],
         batch["previous_from_current_ego"],
         torch.tensor(starts, device=device),

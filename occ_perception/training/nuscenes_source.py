@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from occ_perception.data import image_labels
 from occ_perception.data.array_files import load_npz
 from occ_perception.data.labels import GridLabel, Occ3DLabels, Occ3DPanopticLabels, OpenOccLabels
 from occ_perception.data.nuscenes import NuScenes
@@ -30,6 +31,7 @@ class NuScenesSource:
     Semantics are those of ``labels``; what that benchmark's files lack is taken from the other's where it is
     installed: masks and instances from ``gts`` (or ``occ3d_panoptic``), flow from ``openocc_v2``.  Boxes are those
     with at least one LiDAR or radar point and their centre above the grid, as models are trained with (BEVDet).
+    Labels of images come from `image_labels.FOLDER`, where that has any.
 
     Args:
         root: dataset root.
@@ -53,6 +55,7 @@ class NuScenesSource:
             raise ConfigurationError(f"unknown labels '{labels}'; known: {', '.join(LABELS)}")
         self._dataset = NuScenes(root, version)
         self._trees = _Trees(Path(root), labels)
+        self._image_labels = Path(root) / image_labels.FOLDER
         labelled = set(self._trees.semantics.scenes())
         self.scenes = tuple(scenes) or tuple(name for name in self._dataset.scene_names if name in labelled)
         absent = sorted(set(self.scenes) - labelled)
@@ -84,6 +87,7 @@ class NuScenesSource:
             raise DatasetError(f"{there.name}, sample {token}: no pose")
         odom_from_grid = lidar.odom_from_ego(there.origin)
         label = self._trees.read(there.name, token, lidar.stamp_ns)
+        of_images = self._image_labels / there.name / f"{token}.npz"
         boxes, classes = _boxes(self._dataset.annotations(token), there.origin, odom_from_grid, label)
         return LabelledFrame(
             frame=measured,
@@ -92,6 +96,7 @@ class NuScenesSource:
             boxes=boxes,
             box_classes=classes,
             box_ids=_box_ids(boxes, classes, label),
+            image_labels=image_labels.read(of_images) if of_images.is_file() else None,
         )
 
     def _scene(self, number: int) -> Scene:

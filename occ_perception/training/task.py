@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor, nn
 
+from occ_perception.data.image_labels import ImageLabels
 from occ_perception.data.labels import GridLabel
 from occ_perception.frame import Frame
 from occ_perception.geometry import inverse
@@ -27,6 +28,7 @@ class LabelledFrame:
             height, yaw, velocity x, y (metres, radians, m/s; velocity NaN when not known); or None.
         box_classes: int64 [K], classes of the label's ontology; or None.
         box_ids: int64 [K], instance id of every box, the value in ``label.instances``; or None.
+        image_labels: depth and class behind the pixels of each camera's image; only made-up worlds have them.
     """
 
     frame: Frame
@@ -35,6 +37,7 @@ class LabelledFrame:
     boxes: np.ndarray | None = None
     box_classes: np.ndarray | None = None
     box_ids: np.ndarray | None = None
+    image_labels: Mapping[str, ImageLabels] | None = None
 
 
 def grid_motion(sample: LabelledFrame, previous: LabelledFrame | None) -> np.ndarray:
@@ -102,7 +105,7 @@ class TrainingTask(Protocol):
         """Named losses of a batch [B, ...], and the detached state for the next one.
 
         A loss is a scalar or, where it can be told apart, one value per sample [B], of which the mean counts; the sum
-        of all is minimised.  (Active training ranks samples by their loss; a scalar counts for each of the batch.)
+        of all is minimised.
 
         Args:
             network: ``self.network``, or its DDP wrapper.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from occ_perception.data import image_labels
 from occ_perception.data.synthetic.dataset_tables import (
     LIDAR,
     Row,
@@ -93,6 +94,8 @@ class SceneFiles:
         self._annotate(token, stamp, keyframe.scan)
         for tree, arrays in label_arrays(keyframe).items():
             write_whole(self.root / tree / self.name / token / "labels.npz", npz_bytes(arrays))
+        of_images = npz_bytes(image_labels.arrays(keyframe.image_labels()))
+        write_whole(self.root / image_labels.FOLDER / self.name / f"{token}.npz", of_images)
 
     def _record(self, sample: str, channel: str, stamp: int, size: tuple[int, int]) -> Path:
         """Add the row of a measurement and its pose; returns where the file goes."""

@@ -5,6 +5,7 @@
     root/gts/<scene>/<sample>/labels.npz            Occ3D semantics, masks, and SparseOcc's instances
     root/annotations.json                           Occ3D's list of the split's scenes
     root/openocc_v2/<scene>/<sample>/labels.npz     OpenOcc v2 semantics and flow
+    root/image_labels/<scene>/<sample>.npz          depth and class behind the images' pixels (see data/image_labels)
     root/bags/<scene>                               rosbags, if asked for
 
 Tables come last, when all scenes are there; a scene is finished when its rows are in root/.world.
@@ -193,7 +194,7 @@ def _alone(root: Path) -> Iterator[None]:
 
 def _clear_leftovers(root: Path) -> None:
     """Remove the parts of files that a killed writer left."""
-    for folder in ("samples", "gts", "openocc_v2"):
+    for folder in ("samples", "gts", "openocc_v2", "image_labels"):
         for leftover in (root / folder).rglob(".*.*"):
             leftover.unlink()
 

@@ -68,6 +68,7 @@ def labelled_frame(keyframe: CityKeyframe) -> LabelledFrame:
         boxes=truth.boxes[seen],
         box_classes=truth.box_classes[seen],
         box_ids=truth.box_ids[seen],
+        image_labels=keyframe.image_labels(),
     )
 
 
