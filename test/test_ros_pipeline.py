@@ -3,7 +3,6 @@
 Six cameras at 12 Hz, a LiDAR at 20 Hz and transforms for ten seconds through ``perception``.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -22,12 +21,13 @@ pytest.importorskip("occ_perception.msg", reason="needs the generated messages")
 from conftest import REPOSITORY
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import OccupancyGrid
-from ros_processes import cpu_seconds, machine_busy_seconds, mapped_segments, resident_mb, stage
+from ros_processes import mapped_segments, resident_mb, stage
 from sensor_msgs.msg import PointCloud2
 from visualization_msgs.msg import MarkerArray
 
 from benchmarks.pipeline import noise_jpeg, write_drive
-from occ_perception.data.synthetic_drive import SyntheticDrive, encode_jpeg
+from street.drive import StreetDrive
+from occ_perception.image_codec import encode_jpeg
 from occ_perception.models import create_model
 from occ_perception.msg import VoxelGrid
 from occ_perception.parameters import Parameters
@@ -55,7 +55,6 @@ class Run:
     status: int | None = None
     shutdown_s: float = 0.0
     left_in_shared_memory: list = field(default_factory=list)
-    other_load: float = 0.0
     log: str = ""
 
 
@@ -63,7 +62,7 @@ class Run:
 def run(tmp_path_factory):
     """Play ten seconds through the node once; the tests below look at different sides of it."""
     folder = tmp_path_factory.mktemp("pipeline")
-    drive = SyntheticDrive(SECONDS, seed=3, image_size=(1600, 900), speed=0.0)
+    drive = StreetDrive(SECONDS, seed=3, image_size=(1600, 900), speed=0.0)
     bag = write_drive(folder / "drive", drive, noise_jpeg())
     seen = Run({drive.image_stamp("cam_front", s) for s in drive.set_stamps()})
     with stage(folder) as on:
@@ -73,11 +72,9 @@ def run(tmp_path_factory):
         assert on.spin(30, lambda: reports), node.tail()
         player = on.start("play", bag, "--delay", "4")
         assert on.spin(30, lambda: grids), f"{player.tail()}\n{node.tail()}"
-        begin, busy, ours = time.monotonic(), machine_busy_seconds(), _own_cpu(node, player)
+        begin = time.monotonic()
         watch = partial(_watch, on, seen, node.process.pid, begin)
         assert on.spin(30, lambda: not player.running, watch), player.tail()
-        wall = time.monotonic() - begin
-        seen.other_load = (machine_busy_seconds() - busy - (_own_cpu(node, player) - ours)) / wall
         on.spin(0.5)
         segments = mapped_segments(node.process.pid)
         assert segments, "expected Fast DDS to use shared memory"
@@ -92,11 +89,6 @@ def run(tmp_path_factory):
     # The node maps the segments of those it hears from as well, so they are all counted when all have ended.
     seen.left_in_shared_memory = [s for s in segments if s.exists()]
     return seen
-
-
-def _own_cpu(node, player):
-    own = time.process_time() + cpu_seconds(node.process.pid)
-    return own + (cpu_seconds(player.process.pid) if player.running else 0.0)
 
 
 def _watch(on, seen, pid, begin):
@@ -128,13 +120,12 @@ def test_grids_hold_what_the_lidar_saw(run):
     assert counts["unknown"] > 10_000
 
 
-def test_nine_grids_a_second(run):
+def test_grids_keep_coming_and_keep_up(run):
+    """How many a second is benchmarks/pipeline.py's; on however busy a machine there is no backlog of old sets."""
     times = [when for when, _, _ in run.grids]
-    rate = (len(times) - 1) / (times[-1] - times[0])
-    assert rate > 1.0, run.log  # on however busy a machine
-    if rate < 9.0 and run.other_load > 0.3:
-        pytest.skip(f"{rate:.1f} Hz, but other processes took {run.other_load:.1f} of {os.cpu_count()} cores meanwhile")
-    assert rate >= 9.0
+    assert len(times) > SECONDS, run.log
+    assert max(b - a for a, b in pairwise(times)) < 5.0, run.log
+    assert max(run.anchors) - run.grids[-1][1] < 2_000_000_000, run.log
 
 
 def test_memory_does_not_grow(run):
@@ -149,7 +140,7 @@ def test_late_joiners_are_served(run):
 
 
 def test_diagnostics_name_every_sensor(run):
-    sensors = {f"perception: sensor {n}" for n in (*SyntheticDrive(1.0).rig, "lidar_top")}
+    sensors = {f"perception: sensor {n}" for n in (*StreetDrive(1.0).rig, "lidar_top")}
     assert sensors <= set(run.diagnostics)
 
 
@@ -162,7 +153,7 @@ def test_ends_cleanly_and_leaves_no_shared_memory(run):
 
 def test_live_equals_offline(tmp_path):
     """The same bag through player and node, and through the replayer: the same sets, the same grids."""
-    drive = SyntheticDrive(1.5, seed=5, image_size=(160, 90))
+    drive = StreetDrive(1.5, seed=5, image_size=(160, 90))
     jpeg = encode_jpeg(np.zeros((90, 160, 3), np.uint8))
     bag = write_drive(tmp_path / "drive", drive, jpeg, keep=8)  # small sweeps, so that live no set is skipped
     parameters = Parameters.from_file(NUSCENES)
