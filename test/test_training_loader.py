@@ -3,6 +3,7 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 from toy_training import ToySource, ToyTask, toy_config, toy_trainer
@@ -97,24 +98,24 @@ def curriculum(unit="frame", share=0.5, lengths=(4, 4)):
     return Curriculum(settings, lengths, 2, Ranks(Shard(), torch.device("cpu")), seed=0)
 
 
-def play(curriculum, loss):
-    """One phase; the frames it trained on."""
+def play(curriculum, losses=None):
+    """One phase, and the losses [scenes, frames] after it if it wants them; the frames it trained on."""
     phase = curriculum.phase()
     seen = []
     for step in phase.order.steps(phase.first, phase.steps):
-        samples = tuple((r.scene, r.frame) for r in step)
-        curriculum.record(samples, torch.tensor([float(loss(*sample)) for sample in samples]))
+        curriculum.step()
         seen += [(r.scene, r.frame) for r in step if r.counts]
-    curriculum.advance()
+    assert curriculum.wants_losses == (losses is not None)
+    curriculum.advance(None if losses is None else np.ravel(losses).astype(np.float32))
     return seen
 
 
 def test_active_training_trains_the_hardest_again():
     active = curriculum()
-    assert len(play(active, lambda scene, frame: 10.0 * scene + frame)) == 8
-    assert sorted(play(active, lambda scene, frame: 1.0)) == [(1, 0), (1, 1), (1, 2), (1, 3)]
-    assert len(play(active, lambda scene, frame: -frame)) == 8  # and everything again
-    assert sorted(play(active, lambda scene, frame: 1.0)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert len(play(active, [[0, 1, 2, 3], [10, 11, 12, 13]])) == 8
+    assert sorted(play(active)) == [(1, 0), (1, 1), (1, 2), (1, 3)]
+    assert len(play(active, [[0, -1, -2, np.nan], [0, -1, -2, -3]])) == 8  # and everything again
+    assert sorted(play(active)) == [(0, 0), (0, 1), (0, 3), (1, 0)]
     by_half = curriculum("half")
-    play(by_half, lambda scene, frame: {(0, 0): 9.0, (1, 3): 5.0}.get((scene, frame), 1.0))
-    assert sorted(play(by_half, lambda scene, frame: 1.0)) == [(0, 0), (0, 1), (1, 2), (1, 3)]
+    play(by_half, [[9, 1, 1, 1], [1, 1, 1, 5]])
+    assert sorted(play(by_half)) == [(0, 0), (0, 1), (1, 2), (1, 3)]

@@ -19,6 +19,7 @@ from toy_training import TOY_CONFIG, ToySource, ToyTask, merged, toy_config, toy
 from occ_perception.data.sharding import Shard
 from occ_perception.errors import ConfigurationError, WeightsError
 from occ_perception.models import create_model, create_network
+from occ_perception.training.frame_ranking import without_chance
 from occ_perception.training.model_card import export_weights, has_other_settings
 from occ_perception.training.nano_task import NanoTask, NanoTaskSettings
 from occ_perception.training.order import validation_order
@@ -223,6 +224,77 @@ def test_active_training_resumes_in_the_middle_of_a_phase(tmp_path):
         if iterations > 15:
             trainer.resume()
         trainer.run()
+    assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
+
+
+def losses_by_hand(trainer, lengths):
+    """Of every frame, scene after scene, by the network in evaluation mode."""
+    task, source, found = trainer.task, trainer._source.frames, []
+    trainer.learner.network.eval()
+    for scene, length in enumerate(lengths):
+        state, previous = None, None
+        for frame in range(length):
+            sample = source.load(scene, frame)
+            batch = {name: value[None] for name, value in task.prepare(sample, previous, None).items()}
+            with torch.no_grad():
+                losses, state = task.losses(trainer.learner.network, batch, state, (frame == 0,), 0)
+            found.append(float(sum(value.mean() for value in losses.values())))
+            previous = sample
+    trainer.learner.network.train()
+    return found
+
+
+def test_frames_are_ranked_by_their_own_loss_whatever_the_batch(tmp_path):
+    lengths = (5, 3)
+    settings = {"dropout": 0.3, "scalar_losses": True}
+    trainer = toy_trainer(toy_config(task={"settings": settings}), tmp_path, ToySource(lengths))
+    weights = trainer.learner.network.encode.weight.clone()
+    torch.manual_seed(5)
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    table = trainer._ranking.losses(trainer.learner, 0, lambda: False)
+    assert torch.equal(torch.rand(3), drawn)  # training goes on as if nothing had been measured
+    assert torch.equal(trainer.learner.network.encode.weight, weights)
+    assert all(module.training for module in trainer.learner.network.modules())
+    np.testing.assert_allclose(table, losses_by_hand(trainer, lengths), rtol=1e-5)
+    assert len({round(float(loss), 4) for loss in table}) > 2
+    assert trainer._ranking.losses(trainer.learner, 0, lambda: True) is None  # a signal came
+
+
+def test_active_training_chooses_the_same_frames_for_losses_of_batches_and_of_samples(tmp_path):
+    active = {"active_training": {"enabled": True, "share": 0.4}, "iterations": 20}
+    for name, scalar in (("samples", False), ("batches", True)):
+        toy_trainer(toy_config(**active, task={"settings": {"scalar_losses": scalar}}), tmp_path / name).run()
+    first, second = losses_of(tmp_path / "samples"), losses_of(tmp_path / "batches")
+    np.testing.assert_allclose(list(first.values()), list(second.values()), rtol=1e-5)
+
+
+def test_measuring_neither_drops_out_nor_moves_batch_statistics():
+    network = torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Dropout(), torch.nn.BatchNorm1d(4).eval())
+    rows = torch.arange(12.0).view(3, 4)
+    with without_chance(network):
+        assert network.training  # some outputs that losses want are made in training mode only
+        assert torch.allclose(network(rows), rows, atol=1e-3)
+    assert [module.training for module in network] == [True, True, False]
+    assert torch.equal(network[0].running_mean, torch.zeros(4))
+
+
+def test_a_signal_while_frames_are_ranked_ends_the_run_and_it_goes_on_exactly(tmp_path, monkeypatch):
+    settings = toy_config(active_training={"enabled": True, "share": 0.5}, iterations=20)
+    toy_trainer(settings, tmp_path / "whole").run()
+    stopped = toy_trainer(settings, tmp_path / "parts")
+    measure = stopped._ranking.losses
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return measure(*arguments)
+
+    monkeypatch.setattr(stopped._ranking, "losses", interrupted)
+    assert not stopped.run()
+    assert stopped.iteration == 11  # the pass over all frames
+    again = toy_trainer(settings, tmp_path / "parts")
+    again.resume()
+    assert again.run()
     assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
 
 

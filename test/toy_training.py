@@ -54,6 +54,7 @@ class ToySettings:
     slow_s: float = 0.0
     explode_at: int = -1
     activation_checkpointing: bool = False
+    scalar_losses: bool = False  # one for the whole batch, as most tasks have them
 
 
 class ToyNetwork(nn.Module):
@@ -95,6 +96,8 @@ class ToyTask:
             logits = logits * torch.inf
         loss = nn.functional.cross_entropy(logits, batch["classes"], reduction="none").mean(dim=(1, 2, 3))
         size = 1e-3 * logits.square().mean(dim=(1, 2, 3, 4))
+        if self.settings.scalar_losses:
+            loss, size = loss.mean(), size.mean()
         return {"loss_class": loss, "loss_size": size}, (features.detach(), iteration)
 
     def _memory(self, batch, state, starts):

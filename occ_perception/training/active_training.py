@@ -1,7 +1,7 @@
 """Which frames the next steps train on; active training trains the hardest again (OccFusion, specs/occfusion.md 10).
 
-A cycle is one or more passes over all frames, during which the loss of every frame is recorded, and one pass over the
-share of them with the highest last known loss.  Without active training there is one pass without end.
+A cycle is one or more passes over all frames, a measurement of the loss of every frame (`FrameRanking`), and one pass
+over the share of them with the highest loss.  Without active training there is one pass without end.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from occ_perception.errors import ConfigurationError
 from occ_perception.training.distributed import Ranks
@@ -23,7 +21,7 @@ from occ_perception.training.scene_sampler import scene_halves
 
 @dataclass(frozen=True)
 class ActiveTrainingSettings:
-    """Training the hardest frames again.
+    """Training the hardest frames again; before, the loss of every frame is measured, one frame at a time.
 
     Attributes:
         enabled: whether to.
@@ -68,8 +66,6 @@ class Curriculum:
         self._offsets = np.concatenate([[0], np.cumsum(self._lengths)])
         self._cycle, self._done = 0, 0  # done: steps of the current phase
         self._hard: tuple[tuple[int, range], ...] = ()  # empty: in the passes over all frames
-        self._losses = torch.full((int(self._offsets[-1]),), math.nan)
-        self._pending: list[tuple[tuple[tuple[int, int], ...], Tensor]] = []
 
     @property
     def _pass_steps(self) -> int:
@@ -85,33 +81,30 @@ class Curriculum:
         order = SubsetOrder(self._hard, self._slots, self._ranks.shard, self._cycle)
         return Phase(order, self._done, order.length - self._done)
 
-    def record(self, samples: tuple[tuple[int, int], ...], losses: Tensor) -> None:
-        """One step was taken with these losses [slots]."""
+    def step(self) -> None:
+        """One step was taken."""
         self._done += 1
-        if self._settings.enabled:
-            self._pending.append((samples, losses))
 
-    def advance(self) -> None:
-        """Begin the next phase; the processes exchange their losses."""
-        self._settle()
-        for theirs in self._ranks.gathered(self._losses):
-            self._losses = torch.where(torch.isnan(theirs), self._losses, theirs)
-        if self._hard:
+    @property
+    def wants_losses(self) -> bool:
+        """Whether the next phase is chosen by the losses of all frames."""
+        return self._settings.enabled and not self._hard
+
+    def advance(self, losses: np.ndarray | None) -> None:
+        """Begin the next phase.
+
+        Args:
+            losses: if it `wants_losses`: float [frames of all scenes], the same on all processes.
+        """
+        if losses is None:
             self._cycle, self._hard = self._cycle + 1, ()
         else:
-            self._hard = self._hardest()
+            self._hard = self._hardest(losses)
         self._done = 0
 
-    def _settle(self) -> None:
-        """Move the recorded losses from the device into the table."""
-        for samples, losses in self._pending:
-            rows = [int(self._offsets[scene]) + frame for scene, frame in samples]
-            self._losses[rows] = losses.cpu()
-        self._pending.clear()
-
-    def _hardest(self) -> tuple[tuple[int, range], ...]:
-        """Runs of the hardest frames, shuffled; a frame that was never seen counts as hardest."""
-        losses = torch.nan_to_num(self._losses, nan=math.inf).numpy()
+    def _hardest(self, losses: np.ndarray) -> tuple[tuple[int, range], ...]:
+        """Runs of the hardest frames, shuffled; a frame whose loss is not a number counts as hardest."""
+        losses = np.where(np.isnan(losses), math.inf, losses)
         chosen = np.zeros(len(losses), bool)
         units = [range(i, i + 1) for i in range(len(losses))]
         if self._settings.unit == "half":
@@ -132,15 +125,13 @@ class Curriculum:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint of this process."""
-        self._settle()
         runs = [[scene, frames.start, frames.stop] for scene, frames in self._hard]
-        return {"cycle": self._cycle, "done": self._done, "hard": runs, "losses": self._losses.clone()}
+        return {"cycle": self._cycle, "done": self._done, "hard": runs}
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self._cycle, self._done = state["cycle"], state["done"]
         self._hard = tuple((scene, range(start, stop)) for scene, start, stop in state["hard"])
-        self._losses = state["losses"]
 
 
 def _shifted(frames: range, offset: int) -> range:

@@ -20,7 +20,6 @@ class StepReport(NamedTuple):
 
     losses: dict[str, Tensor]  # scalars, by name, and "loss", their sum
     gradient_norm: Tensor  # before clipping
-    sample_losses: Tensor  # [slots]
 
 
 class NonFiniteStepError(ArithmeticError):
@@ -75,18 +74,17 @@ class Learner:
             NonFiniteStepError: they are not.
         """
         parts = [self._backward(batch, index, iteration) for index in range(self.config.accumulate)]
-        names = parts[0][0]
-        losses = {name: torch.stack([part[name] for part, _ in parts]).mean() for name in names}
+        losses = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
         self.scaler.unscale_(self.optimizer)
         norm = self._clipped()
-        report = StepReport(losses, norm, torch.cat([samples for _, samples in parts]))
+        report = StepReport(losses, norm)
         if check:
             self._check(report)
         self._update(iteration)
         return report
 
-    def _backward(self, batch: Batch, index: int, iteration: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Gradients of one part; its named losses and the losses of its samples, detached."""
+    def _backward(self, batch: Batch, index: int, iteration: int) -> dict[str, Tensor]:
+        """Gradients of one part; its named losses and "loss", their sum, detached."""
         parts = self.config.accumulate
         part = batch.part(index, parts) if parts > 1 else batch
         state = self.states[index]
@@ -98,8 +96,7 @@ class Learner:
                 means = {name: loss.float().mean() for name, loss in named.items()}
                 total = torch.stack(list(means.values())).sum()
             self.scaler.scale(total / parts).backward()
-        each = [loss.detach().float().expand(len(starts)) for loss in named.values()]
-        return {**{n: v.detach() for n, v in means.items()}, "loss": total.detach()}, torch.stack(each).sum(dim=0)
+        return {**{n: v.detach() for n, v in means.items()}, "loss": total.detach()}
 
     def arithmetic(self) -> AbstractContextManager[Any]:
         """The autocast region of a forward pass."""

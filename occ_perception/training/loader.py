@@ -76,9 +76,11 @@ class LoaderSettings:
 class SamplePreparer:
     """Requests to prepared samples; keeps the last frame of every slot."""
 
-    def __init__(self, source: FrameSource, task: TrainingTask, seed: int, validation: bool, mask: str) -> None:
+    def __init__(
+        self, source: FrameSource, task: TrainingTask, seed: int, augment: bool, truth_mask: str | None
+    ) -> None:
         self._source, self._task = source, task
-        self._seed, self._validation, self._mask = seed, validation, mask
+        self._seed, self._augment, self._truth_mask = seed, augment, truth_mask
         self._last: dict[int, tuple[tuple[int, int], LabelledFrame]] = {}
 
     def prepare(self, slot: int, request: SampleRequest) -> tuple[dict[str, Tensor], bool, list[str]]:
@@ -108,11 +110,11 @@ class SamplePreparer:
         if sample is None:
             return None
         try:
-            tensors = self._task.prepare(sample, previous, None if self._validation else self._draw(request))
+            tensors = self._task.prepare(sample, previous, self._draw(request) if self._augment else None)
         except OccPerceptionError as error:
             damages.append(f"{_place(request.scene, frame)} ({sample.label.source}): {error}")
             return None
-        return {**tensors, **self._truth(sample)} if self._validation else tensors
+        return tensors if self._truth_mask is None else {**tensors, **_truth(sample, self._truth_mask)}
 
     def _loaded(self, slot: int, scene: int, frame: int, damages: list[str]) -> LabelledFrame | None:
         kept = self._last.get(slot)
@@ -130,13 +132,14 @@ class SamplePreparer:
         stream = np.random.default_rng((self._seed, 1, *request.stream))
         return Draw(stream, np.random.default_rng((self._seed, 2, *request.stream, request.scene, request.frame)))
 
-    def _truth(self, sample: LabelledFrame) -> dict[str, Tensor]:
-        label = sample.label
-        masks = {"camera": label.mask_camera, "lidar": label.mask_lidar, "none": np.ones(label.semantics.shape, bool)}
-        visible = masks[self._mask]
-        if visible is None:
-            raise ConfigurationError(f"validation.mask: the labels ({label.source}) have no {self._mask} mask")
-        return {TRUTH: torch.from_numpy(label.semantics), VISIBLE: torch.from_numpy(visible)}
+
+def _truth(sample: LabelledFrame, mask: str) -> dict[str, Tensor]:
+    label = sample.label
+    masks = {"camera": label.mask_camera, "lidar": label.mask_lidar, "none": np.ones(label.semantics.shape, bool)}
+    visible = masks[mask]
+    if visible is None:
+        raise ConfigurationError(f"validation.mask: the labels ({label.source}) have no {mask} mask")
+    return {TRUTH: torch.from_numpy(label.semantics), VISIBLE: torch.from_numpy(visible)}
 
 
 def _place(scene: int, frame: int) -> str:
@@ -181,6 +184,13 @@ class _Portions(IterableDataset):
 class BatchLoader:
     """Iterates over the batches of some steps; every iteration is a fresh set of workers.
 
+    Args:
+        source, task, settings: what is loaded, who prepares it, how.
+        seed: of the augmentation.
+        pin_memory: for copies to a GPU that do not wait.
+        augment: whether the task draws an augmentation.
+        truth_mask: batches carry the label too, with this mask as ``validation.mask`` names it; None: they do not.
+
     Raises (while iterating):
         DatasetError: a damaged frame, unless they are to be skipped; too many of them; or a worker died.
     """
@@ -192,10 +202,10 @@ class BatchLoader:
         settings: LoaderSettings,
         seed: int = 0,
         pin_memory: bool = False,
-        validation: bool = False,
-        mask: str = "camera",
+        augment: bool = True,
+        truth_mask: str | None = None,
     ) -> None:
-        self._preparer = SamplePreparer(source, task, seed, validation, mask)
+        self._preparer = SamplePreparer(source, task, seed, augment, truth_mask)
         self._settings = settings
         self._pin_memory = pin_memory
         self.damaged = 0

@@ -17,6 +17,7 @@ from occ_perception.training.active_training import Curriculum
 from occ_perception.training.checkpoint import NAME, load_checkpoint, save_checkpoint
 from occ_perception.training.configuration import TrainingConfig
 from occ_perception.training.distributed import Ranks
+from occ_perception.training.frame_ranking import FrameRanking
 from occ_perception.training.guards import check_skipped_steps, explained_failures, stop_for_numbers
 from occ_perception.training.learner import Learner, NonFiniteStepError
 from occ_perception.training.loader import Batch, BatchLoader
@@ -60,6 +61,7 @@ class Trainer:
         self.effective = effective_config(config, task)
         lengths = source.frames.scene_lengths
         self._curriculum = Curriculum(config.active_training, lengths, config.slots, ranks, config.seed)
+        self._ranking = FrameRanking(source.frames, task, config, ranks)
         self._loader = BatchLoader(
             source.frames, task, config.loader, config.seed, pin_memory=ranks.device.type == "cuda"
         )
@@ -129,9 +131,20 @@ class Trainer:
                         return
             finally:
                 batches.close()
-            if self.iteration < self.config.iterations:
-                self._curriculum.advance()
-                self.learner.forget_streams()
+            if self.iteration < self.config.iterations and not self._next_phase(meter):
+                return
+
+    def _next_phase(self, meter: Meter) -> bool:
+        """Begin the next phase with new streams; False if a signal came while its frames were being chosen."""
+        losses = None
+        if self._curriculum.wants_losses:
+            with meter.elsewhere():
+                losses = self._ranking.losses(self.learner, self.iteration, lambda: bool(self._stop.asked))
+            if losses is None:
+                return False
+        self._curriculum.advance(losses)
+        self.learner.forget_streams()
+        return True
 
     def _step(self, batch: Batch, meter: Meter) -> None:
         check = self.iteration % self.config.guards.check_every == 0
@@ -140,7 +153,7 @@ class Trainer:
         except NonFiniteStepError as error:
             stop_for_numbers(self.folder, self.learner, batch, error.report, self.iteration, self.config)
         check_skipped_steps(self.learner, self.config)
-        self._curriculum.record(batch.samples, report.sample_losses)
+        self._curriculum.step()
         meter.add(report.losses, report.gradient_norm)
         self.iteration += 1
 

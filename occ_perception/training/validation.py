@@ -43,8 +43,9 @@ class Validator:
         self._task, self._config, self._ranks = task, config, ranks
         settings = config.validation
         self._loader = BatchLoader(
-            source, task, config.loader, config.seed, ranks.device.type == "cuda", validation=True, mask=settings.mask
-        )
+            source, task, config.loader, config.seed, ranks.device.type == "cuda",
+            augment=False, truth_mask=settings.mask,
+        )  # fmt: skip
         lengths = source.scene_lengths
         scenes = [scene for scene in range(len(lengths)) if lengths[scene]]
         wanted = min(settings.scenes or len(scenes), len(scenes))
