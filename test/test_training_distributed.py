@@ -14,27 +14,33 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from small_nano import NANO_CONFIG, train
 from toy_training import TOY_CONFIG, merged
 
 from occ_perception.errors import WeightsError
 from occ_perception.layers.history_fusion import HistoryState
+from occ_perception.training import nano_losses
+from occ_perception.training.configuration import TrainingConfig
+from occ_perception.training.distributed import Ranks
 from occ_perception.training.progress import read_journal
+from occ_perception.training.settings import from_mapping
 from occ_perception.training.state_codec import decode, encode
 
 TOY = Path(__file__).parent / "toy_training.py"
-
+SMALL_NANO = Path(__file__).parent / "small_nano.py"
 
 PATIENCE_S = 240
 
 
 @pytest.fixture
 def launch():
-    """Starts the toy run under torchrun; whatever is left of it ends with the test."""
+    """Starts a small run under torchrun; whatever is left of it ends with the test."""
     launched = []
 
-    def start(processes, folder, changes, mode="fresh"):
+    def start(processes, folder, changes, mode="fresh", program=TOY, config=TOY_CONFIG):
         folder.mkdir(exist_ok=True)
-        (folder / "toy.yaml").write_text(yaml.safe_dump(merged(TOY_CONFIG, changes)))
+        file = folder / "run.yaml"
+        file.write_text(yaml.safe_dump(merged(config, changes)))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -42,7 +48,7 @@ def launch():
         run += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
         launched.append(
             subprocess.Popen(
-                [*run, str(TOY), str(folder / "toy.yaml"), str(folder), mode], start_new_session=True,
+                [*run, str(program), str(file), str(folder), mode], start_new_session=True,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
         )  # fmt: skip
@@ -97,6 +103,26 @@ def test_two_processes_agree_with_one_and_resume_exactly(tmp_path, launch):
     output, _ = alone.communicate(timeout=PATIENCE_S)
     assert alone.returncode != 0
     assert "was trained by 2 processes, these are 1" in output
+
+
+def test_two_processes_train_nano_as_one_does(tmp_path, launch, one_thread, monkeypatch):
+    """Two samples per step, each a forward pass of its own: batch statistics and losses are over one sample."""
+    together = launch(2, tmp_path / "two", {}, program=SMALL_NANO, config=NANO_CONFIG)
+    monkeypatch.setattr(nano_losses, "_CELL_SHARE", 1.0)
+    train(from_mapping(TrainingConfig, {**NANO_CONFIG, "accumulate": 2}), tmp_path / "one", Ranks.join("cpu"))
+    finished(together)
+    first, second = ([e for e in read_journal(tmp_path / name) if e["kind"] == "training"] for name in ("one", "two"))
+    assert len(first) == NANO_CONFIG["iterations"]
+    names = [name for name in first[0] if name.startswith("loss") or name == "gradient_norm"]
+    assert {"loss_classes", "loss_depth", "loss_flow", "loss_centres"} <= set(names)
+    for expected, step in zip(first, second, strict=True):
+        assert {name: step[name] for name in names} == pytest.approx({name: expected[name] for name in names}, rel=1e-3)
+    assert any(step["loss_depth"] > 0 for step in first)  # not all streams lack the LiDAR
+    weights = [load_file(tmp_path / name / "final.safetensors") for name in ("one", "two")]
+    for name, value in weights[0].items():
+        # Running statistics are those of the main process' own samples: PyTorch has no synchronised ones for CPUs.
+        if "running_" not in name and "num_batches" not in name:
+            torch.testing.assert_close(value, weights[1][name], rtol=1e-2, atol=2e-4)
 
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path, launch):
