@@ -1,9 +1,10 @@
-"""Throughput of bags on one core: converting a nuScenes scene, reading raw and decoded, salvaging, one made-up drive.
+"""Throughput of bags on one core: converting a nuScenes scene, reading it raw and decoded, salvaging it.
 
     python benchmarks/bag.py
 
-The scene is made up but of real sizes: JPEGs of 140 kB (random bytes: they are copied, not decoded) at 12 Hz from six
-cameras and sweeps of 34 688 points at 20 Hz. The budget of converting is 150 MB/s of input.
+The scene is made up but of real sizes, its calibration, poses and stamps are those of the tests' street (test/street):
+JPEGs of 140 kB (random bytes: they are copied, not decoded) at 12 Hz from six cameras and sweeps of 34 688 points at
+20 Hz. The budget of converting is 150 MB/s of input.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "test"))
+
+from street.drive import StreetDrive
 
 from benchmarks.report import report
 from occ_perception.bag_frames import BagFrames
 from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.nuscenes_bag import from_nuscenes
 from occ_perception.data.nuscenes_selection import SceneBagSettings
-from occ_perception.data.synthetic_drive import SyntheticDrive
 from occ_perception.geometry import quaternion_from_rotation
 from occ_perception.parameters import Parameters
 
@@ -37,7 +40,7 @@ REPEATS = 3
 
 def make_scene(root: Path) -> int:
     """Write a tree of one scene; returns the bytes of its files."""
-    drive = SyntheticDrive(SECONDS)
+    drive = StreetDrive(SECONDS)
     rng = np.random.default_rng(0)
     rows: dict[str, list[dict]] = {"sample_data": [], "ego_pose": [], "calibrated_sensor": [], "sensor": []}
     mounts = {name.upper(): (c.ego_from_camera, c.intrinsics.tolist()) for name, c in drive.rig.items()}
@@ -133,30 +136,13 @@ def bag_rows(root: Path, size: int, storage: str) -> list[dict[str, object]]:
     return rows
 
 
-def drive_rows() -> list[dict[str, object]]:
-    """Time of the synthetic drive's sensors."""
-    rows: list[dict[str, object]] = []
-    for size in ((400, 225), (800, 450), (1600, 900)):
-        drive = SyntheticDrive(SECONDS, image_size=size)
-        stamp = drive.set_stamps()[20]
-        drive.frame(stamp)
-        start, start_cpu = time.perf_counter(), time.process_time()
-        for _ in range(REPEATS):
-            drive.frame(stamp)
-        wall, cpu = (time.perf_counter() - start) / REPEATS, (time.process_time() - start_cpu) / REPEATS
-        what = f"synthetic set: six {size[0]}x{size[1]} JPEGs and a sweep"
-        rows.append({"what": what, "ms": round(wall * 1e3), "ms of CPU": round(cpu * 1e3)})
-    return rows
-
-
 def main() -> None:
-    """Print and store the tables."""
+    """Print and store the table."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         size = make_scene(root)
         rows = [r for storage in ("mcap", "sqlite3") for r in bag_rows(root, size, storage)]
     report("bag", rows)
-    report("synthetic_drive", drive_rows())
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python benchmarks/lidar_carving.py [--shared ../shared]
 
-The streams are a synthetic drive (32 rings x 1084 columns at 20 Hz, 9 m/s) and, where the data is there, a real
-nuScenes keyframe taken over and over from poses 0.46 m apart: no real sequence, but a real sweep's amount of work.
+The streams are a drive through the tests' street (test/street; 32 rings x 1084 columns at 20 Hz, 9 m/s) and, where the
+data is there, a real nuScenes keyframe taken over and over from poses 0.46 m apart: no real sequence, but a real
+sweep's amount of work.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "test"))
+
+from street.drive import StreetDrive
 
 from benchmarks.report import measure, report
 from occ_perception.data.nuscenes import NuScenes
-from occ_perception.data.synthetic_drive import SyntheticDrive
 from occ_perception.frame import Frame
 from occ_perception.geometry import inverse, rigid
 from occ_perception.models.base import ModelInput, ModelOutput
@@ -37,9 +40,9 @@ TARGET_CPU_MS = 120.0
 WARM_UP, REPEATS = 12, 20
 
 
-def synthetic_stream() -> list[Frame]:
-    """One frame per sweep of the synthetic drive."""
-    drive = SyntheticDrive(seconds=(WARM_UP + REPEATS) / 20, speed=9.0)
+def street_stream() -> list[Frame]:
+    """One frame per sweep of the street drive."""
+    drive = StreetDrive(seconds=(WARM_UP + REPEATS) / 20, speed=9.0)
     return [
         Frame(stamp, lidar=(drive.lidar_sweep(stamp),), odom_from_ego=drive.odom_from_ego(stamp))
         for stamp in drive.sweep_stamps()
@@ -95,8 +98,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     default, alone = LidarCarvingConfig(), LidarCarvingConfig(past_sweeps=0)
-    synthetic = synthetic_stream()
-    rows = [row("synthetic drive", synthetic, default), row("synthetic drive", synthetic, alone)]
+    street = street_stream()
+    rows = [row("street drive", street, default), row("street drive", street, alone)]
     for name in ("nuscenes_keyframe", "nuscenes_keyframe2"):
         root = arguments.shared / "data" / name
         if root.is_dir():

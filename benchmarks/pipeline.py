@@ -3,7 +3,7 @@
     python benchmarks/pipeline.py --seconds 20
     python benchmarks/pipeline.py --model alocc-2d-mini --allow-untrained --device cuda
 
-Six cameras of 1600x900 JPEG at 12 Hz, a LiDAR at 20 Hz and transforms, all from a synthetic drive.  The latencies are
+Six cameras of 1600x900 JPEG at 12 Hz, a LiDAR at 20 Hz and transforms, all from the tests' street.  The latencies are
 the node's own, from /diagnostics; "total" is from the anchor's arrival in the node to the grid's publication.  Random
 weights (--allow-untrained) are as slow as trained ones; the grids are not looked at.
 """
@@ -23,9 +23,13 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "test"))
+
+from street.drive import StreetDrive
+
 from benchmarks.report import report
 from occ_perception.data.drive_bag import DriveBag, transform_stamps
-from occ_perception.data.synthetic_drive import SyntheticDrive
 from occ_perception.demo.processes import Child, Children
 from occ_perception.image_codec import encode_jpeg
 from occ_perception.installation import share_path
@@ -35,7 +39,7 @@ START_TIMEOUT_S = 120.0
 DISCOVERY_S = 5.0
 
 
-def write_drive(path: Path, drive: SyntheticDrive, jpeg: bytes, keep: int = 1) -> Path:
+def write_drive(path: Path, drive: StreetDrive, jpeg: bytes, keep: int = 1) -> Path:
     """A drive as a bag, quickly: all images are the same, and of each sweep only every keep-th point is written.
 
     Returns:
@@ -167,7 +171,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        drive = SyntheticDrive(options.seconds, seed=0, image_size=(1600, 900), speed=0.0)
+        drive = StreetDrive(options.seconds, seed=0, image_size=(1600, 900), speed=0.0)
         measured = measure(write_drive(Path(folder, "drive"), drive, noise_jpeg()), Path(folder), options)
     rows = [{"figure": name, "value": value} for name, value in measured.items() if not isinstance(value, dict)]
     for group in ("sets", "latency", "dropped"):

@@ -1,6 +1,6 @@
 """Writes a small synthetic nuScenes tree: tables in nuScenes' schema, JPEGs, LiDAR files, Occ3D and OpenOcc labels.
 
-Scenes are `SyntheticDrive`s of different seeds, placed in one global frame.  Labels are the made-up world's exact
+Scenes are `StreetDrive`s of different seeds, placed in one global frame.  Labels are the made-up world's exact
 occupancy where a dense LiDAR at the real one's place would see it (as Occ3D: what is not seen is stored as free, with
 mask 0), and its boxes' velocities.
 """
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from street.drive import START_NS, StreetDrive
+from street.lidar import COLUMNS, PERIOD_NS, RINGS
 
-from occ_perception.data.synthetic_drive import START_NS, SyntheticDrive
-from occ_perception.data.synthetic_lidar import COLUMNS, PERIOD_NS, RINGS
 from occ_perception.geometry import OCC3D_GRID, inverse, quaternion_from_rotation, rigid, transform_points
 from occ_perception.metrics.evaluation_rays import ray_directions
 from occ_perception.ontology import FREE, OCC3D, OPENOCC
@@ -76,7 +76,7 @@ def token_of(*parts: object) -> str:
 
 
 def _write_common_rows(tree: NuScenesTree) -> None:
-    for channel in ("LIDAR_TOP", *(name.upper() for name in SyntheticDrive().rig)):
+    for channel in ("LIDAR_TOP", *(name.upper() for name in StreetDrive().rig)):
         modality = "lidar" if channel == "LIDAR_TOP" else "camera"
         tree.tables["sensor"].append({"token": token_of("sensor", channel), "channel": channel, "modality": modality})
     category = {"token": token_of("category", "vehicle.car"), "name": "vehicle.car", "description": ""}
@@ -92,7 +92,7 @@ class _SceneWriter:
 
     def __init__(self, tree: NuScenesTree, index: int, name: str, count: int, image_size: tuple[int, int]) -> None:
         self.tree, self.name, self.count = tree, name, count
-        self.drive = SyntheticDrive(max(0.5 * count, 0.5), seed=index, image_size=image_size, speed=6.0 + index)
+        self.drive = StreetDrive(max(0.5 * count, 0.5), seed=index, image_size=image_size, speed=6.0 + index)
         yaw = 0.4 + index
         self.global_from_world = rigid([400.0 + 150 * index, 1200.0, 0.0], [0, 0, np.sin(yaw / 2), np.cos(yaw / 2)])
         self.shift_ns = index * _SCENE_INTERVAL_NS

@@ -2,22 +2,25 @@
 
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
 import yaml
 from conftest import REPOSITORY
+from street.drive import write_street_bag
 
 from occ_perception import cli
 from occ_perception.data.bag_reader import BagReader
-from occ_perception.data.synthetic_drive import write_synthetic_bag
+from occ_perception.data.synthetic.dataset_writer import SPLITS
+from occ_perception.image_codec import decode_image
 
 NUSCENES = str(REPOSITORY / "config/nuscenes.yaml")
 
 
 @pytest.fixture(scope="module")
 def drive_bag(tmp_path_factory):
-    return write_synthetic_bag(tmp_path_factory.mktemp("drive") / "drive", seconds=0.4, image_size=(64, 36))
+    return write_street_bag(tmp_path_factory.mktemp("drive") / "drive", seconds=0.4, image_size=(64, 36))
 
 
 def run(*arguments):
@@ -120,3 +123,63 @@ def test_info_as_json_and_its_parameters_as_a_file(drive_bag, tmp_path, capsys):
     assert run("replay", drive_bag, "--params", parameters, "-o", tmp_path / "out") == 0
     with np.load(next((tmp_path / "out/drive").glob("*.npz")), allow_pickle=False) as arrays:
         assert str(arrays["model"]) == "lidar-carving"
+
+
+@pytest.fixture(scope="module")
+def city_bag(tmp_path_factory):
+    """Half a second of a city with small images, made by the command."""
+    pytest.importorskip("warp", reason="needs the extra `world`")
+    path = tmp_path_factory.mktemp("city") / "city"
+    assert run("synthetic", "-o", path, "--seed", "3", "--seconds", "0.5", "--image-size", "64x36") == 0
+    return path
+
+
+def test_a_synthetic_bag_is_a_drive_through_a_city_of_no_training_set(city_bag, tmp_path, capsys):
+    assert run("info", city_bag, "--json") == 0
+    info = json.loads(capsys.readouterr().out)
+    assert info["missing"] == []
+    assert info["custom_data"]["source"].endswith(f"seed {SPLITS['val'] + 3}, 0.5 s")
+    with BagReader(city_bag) as bag:
+        counts = {topic.name: topic.count for topic in bag.topics}
+        picture = next(bag.decode(m) for m in bag.messages() if m.topic == "/cam_back/image_raw/compressed")
+    assert (counts["/lidar_top/points"], counts["/cam_front/image_raw/compressed"]) == (10, 6)
+    assert decode_image(bytes(picture.data)).shape == (36, 64, 3)
+    assert run("replay", city_bag, "--model", "lidar-carving", "-o", tmp_path / "out") == 0
+    assert len(list((tmp_path / "out/city").glob("*.npz"))) == 10
+
+
+def test_a_synthetic_bag_shows_its_progress_and_replaces_nothing(city_bag, tmp_path, capsys):
+    small = ("--seconds", "0.1", "--image-size", "64x36", "--storage", "sqlite3")
+    assert run("synthetic", "-o", tmp_path / "bag", *small) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path / 'bag'}\n"
+    assert "2/2" in said.err
+    assert (tmp_path / "bag/bag.db3").is_file()
+    before = (city_bag / "city.mcap").read_bytes()
+    assert run("synthetic", "-o", city_bag, *small) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert (city_bag / "city.mcap").read_bytes() == before
+
+
+def test_without_the_renderer_there_is_one_clear_line_and_no_bag(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "warp", None)
+    assert run("synthetic", "-o", tmp_path / "bag", "--seconds", "0.1", "--image-size", "64x36") == 2
+    assert "pip install occ_perception[world]" in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--seed", "-1"), "seed: expected 0 to"),
+        (("--seconds", "nan"), "expected 0.05 to 3600 s"),
+        (("--seconds", "0.01"), "expected 0.05 to 3600 s"),
+        (("--image-size", "wide"), "expected WIDTHxHEIGHT"),
+        (("--image-size", "64x64"), "9/16"),
+    ],
+)
+def test_a_synthetic_bag_of_no_sense_is_refused(tmp_path, capsys, arguments, message):
+    assert run("synthetic", "-o", tmp_path / "bag", *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import REPOSITORY
+from street.drive import StreetDrive, write_street_bag
 
 from occ_perception.bag_frames import BagFrames
 from occ_perception.data import bag_messages
@@ -18,7 +19,6 @@ from occ_perception.data.bag_storage import RawMessage
 from occ_perception.data.bag_writer import BagWriter, reliable_qos
 from occ_perception.data.point_clouds import points_from_message
 from occ_perception.data.pose_track import PoseTrack
-from occ_perception.data.synthetic_drive import SyntheticDrive, write_synthetic_bag
 from occ_perception.errors import ConfigurationError, DatasetError, InvalidInputError
 from occ_perception.geometry import TransformTree, slerp
 from occ_perception.parameters import Parameters
@@ -28,10 +28,10 @@ FILES = {"mcap": "bag.mcap", "sqlite3": "bag.db3"}
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Folders of a short synthetic bag of several MCAP chunks, by storage."""
+    """Folders of a short street bag of several MCAP chunks, by storage."""
     folder = tmp_path_factory.mktemp("recordings")
     for storage in FILES:
-        write_synthetic_bag(folder / storage / "bag", seconds=0.6, image_size=(160, 90), storage=storage)
+        write_street_bag(folder / storage / "bag", seconds=0.6, image_size=(160, 90), storage=storage)
     return {storage: folder / storage / "bag" for storage in FILES}
 
 
@@ -201,12 +201,13 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, storage):
     """The limit of this process on file sizes stands in for the disk."""
     script = f"""
 import resource, signal, sys
-from occ_perception.data.synthetic_drive import SyntheticDrive, write_synthetic_bag
+sys.path.insert(0, {str(REPOSITORY / "test")!r})
+from street.drive import write_street_bag
 from occ_perception.errors import DatasetError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 try:
-    write_synthetic_bag({str(tmp_path / "bag")!r}, seconds=0.5, image_size=(64, 36), storage={storage!r})
+    write_street_bag({str(tmp_path / "bag")!r}, seconds=0.5, image_size=(64, 36), storage={storage!r})
 except DatasetError as error:
     sys.exit(f"refused: {{error}}")
 """
@@ -278,7 +279,7 @@ def test_info_of_a_complete_bag(recording):
 
 def test_info_gives_the_offsets_that_make_sets_of_images_fired_together(recording):
     info = bag_info(recording[0])
-    drive = SyntheticDrive(0.6, image_size=(160, 90))
+    drive = StreetDrive(0.6, image_size=(160, 90))
     with BagReader(recording[0]) as bag:
         frames = list(BagFrames(bag, Parameters.from_mapping(info.parameters)))
     assert len(frames) == len(drive.set_stamps())

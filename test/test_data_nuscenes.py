@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 from nuscenes_tree import token_of, write_tree
+from street.drive import StreetDrive
 
 from occ_perception.data.nuscenes import NuScenes
 from occ_perception.data.nuscenes_lidar import read_lidar
-from occ_perception.data.synthetic_drive import SyntheticDrive
 from occ_perception.errors import DatasetError
 from occ_perception.geometry import inverse, transform_points
 
@@ -94,7 +94,7 @@ def test_scenes_keep_apart_and_in_time_order(tree):
 def test_poses_are_those_of_the_drive(tree):
     """Relative to the scene's first pose, since the scene lies turned and shifted in the global frame."""
     for index, name in enumerate(tree.tokens):
-        drive = SyntheticDrive(seed=index, speed=6.0 + index)
+        drive = StreetDrive(seed=index, speed=6.0 + index)
         scene = NuScenes(tree.root).scene(name)
         records = scene.records["CAM_FRONT"]
         shift = scene.records["LIDAR_TOP"][0].stamp_ns - drive.sweep_stamps()[0]
@@ -118,7 +118,7 @@ def test_frames_follow_the_keyframes(tree):
 
 def test_velocities_come_from_neighbouring_samples(tree):
     source = NuScenes(tree.root)
-    boxes = SyntheticDrive(seconds=1.5, seed=0, speed=6.0).world.boxes(0)  # as the tree has it
+    boxes = StreetDrive(seconds=1.5, seed=0, speed=6.0).world.boxes(0)  # as the tree has it
     numbers = {token_of("scene-0001", "instance", b): b for b in range(len(boxes))}
     speeds = []
     for token in tree.tokens["scene-0001"]:  # first and last are one-sided, the middle one is centred

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 from PIL import Image
+from street.drive import StreetDrive
 
 from occ_perception import demo
-from occ_perception.data.synthetic_drive import SyntheticDrive
 from occ_perception.demo import perceive, report
 from occ_perception.demo.inputs import nuscenes_input, synthetic_input
 from occ_perception.demo.perceive import DemoError, ModelChoice, Perceived, perceive_live, perceive_offline
@@ -34,7 +34,7 @@ def options(tmp_path, *arguments):
 
 @pytest.fixture(scope="module")
 def short_drive(tmp_path_factory):
-    """0.3 s of the synthetic drive as a bag."""
+    """0.3 s of the demo's own drive as a bag."""
     return synthetic_input(tmp_path_factory.mktemp("drive"), 0.3)
 
 
@@ -213,7 +213,7 @@ def test_what_the_listener_writes_is_what_the_demo_reads(tmp_path):
     from occ_perception.ros.messages import instances_to_message, occupancy_to_message
 
     reception = Reception()
-    frames = list(SyntheticDrive(0.2).frames(images=False))
+    frames = list(StreetDrive(0.2).frames(images=False))
     session = Session(create_model("lidar-carving"))
     grids = [session.step(frame) for frame in frames]
     walker = Instance(3, 0, 0.5, (1.0, 2.0, 0.5), (0.5, 0.5, 1.5), 0.25, (1.5, -0.5, 0.0))

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 from replay_models import Hits
+from street.drive import StreetDrive, write_street_bag
 
 from occ_perception.bag_frames import BagFrames
 from occ_perception.data import bag_messages
@@ -12,7 +13,6 @@ from occ_perception.data.bag_messages import StampedTransform
 from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.bag_writer import reliable_qos
 from occ_perception.data.drive_bag import DriveBag
-from occ_perception.data.synthetic_drive import SyntheticDrive, write_synthetic_bag
 from occ_perception.errors import ConfigurationError, DatasetError
 from occ_perception.geometry import CameraRig
 from occ_perception.parameters import Parameters
@@ -26,12 +26,12 @@ SECONDS = 0.8
 @pytest.fixture(scope="module")
 def bag(tmp_path_factory):
     path = tmp_path_factory.mktemp("replay") / "bag"
-    return write_synthetic_bag(path, seconds=SECONDS, image_size=SIZE)
+    return write_street_bag(path, seconds=SECONDS, image_size=SIZE)
 
 
 @pytest.fixture(scope="module")
 def drive():
-    return SyntheticDrive(SECONDS, image_size=SIZE)
+    return StreetDrive(SECONDS, image_size=SIZE)
 
 
 def frames_of(path, parameters=None, **use):
@@ -77,7 +77,7 @@ def test_without_images_every_sweep_is_a_frame(bag, drive):
 
 
 def test_replay_is_deterministic_and_the_same_from_both_storages(bag, tmp_path):
-    sqlite = write_synthetic_bag(tmp_path / "bag", seconds=SECONDS, image_size=SIZE, storage="sqlite3")
+    sqlite = write_street_bag(tmp_path / "bag", seconds=SECONDS, image_size=SIZE, storage="sqlite3")
     runs = [list(replay(path, Session(Hits(images=True)))) for path in (bag, bag, sqlite)]
     assert len(runs[0]) > 5
     for run in runs[1:]:

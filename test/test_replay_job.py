@@ -10,6 +10,7 @@ import pytest
 from conftest import REPOSITORY
 from nuscenes_tree import write_tree
 from replay_models import Hits
+from street.drive import StreetDrive, write_street_bag
 
 from occ_perception.bag_frames import BagFrames
 from occ_perception.data import bag_messages
@@ -23,7 +24,6 @@ from occ_perception.data.nuscenes import NuScenes
 from occ_perception.data.nuscenes_bag import from_nuscenes
 from occ_perception.data.nuscenes_selection import SceneBagSettings
 from occ_perception.data.sharding import Shard
-from occ_perception.data.synthetic_drive import SyntheticDrive, write_synthetic_bag
 from occ_perception.data.voxel_messages import occupancy_from_message
 from occ_perception.errors import ConfigurationError, DatasetError
 from occ_perception.models import create_model
@@ -53,7 +53,7 @@ def bags(tree, tmp_path_factory):
 @pytest.fixture(scope="module")
 def drive_bag(tmp_path_factory):
     """A bag that is not from nuScenes."""
-    return write_synthetic_bag(tmp_path_factory.mktemp("drive") / "drive", seconds=0.4, image_size=SMALL)
+    return write_street_bag(tmp_path_factory.mktemp("drive") / "drive", seconds=0.4, image_size=SMALL)
 
 
 def files(folder):
@@ -292,7 +292,7 @@ def test_damaged_bags_are_read_up_to_the_damage_and_said_to_be(drive_bag, tmp_pa
 
 
 def test_messages_that_are_unreadable_are_counted(tmp_path):
-    drive = SyntheticDrive(0.2, image_size=SMALL)
+    drive = StreetDrive(0.2, image_size=SMALL)
     with DriveBag(tmp_path / "bag", drive.rig) as bag:
         bag.write_static(1, {"lidar_top": drive.ego_from_lidar})
         for stamp in drive.sweep_stamps():

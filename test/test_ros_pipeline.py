@@ -23,10 +23,10 @@ from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import OccupancyGrid
 from ros_processes import mapped_segments, resident_mb, stage
 from sensor_msgs.msg import PointCloud2
+from street.drive import StreetDrive
 from visualization_msgs.msg import MarkerArray
 
 from benchmarks.pipeline import noise_jpeg, write_drive
-from street.drive import StreetDrive
 from occ_perception.image_codec import encode_jpeg
 from occ_perception.models import create_model
 from occ_perception.msg import VoxelGrid

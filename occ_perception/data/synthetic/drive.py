@@ -17,6 +17,7 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from occ_perception.data import image_labels
 from occ_perception.data.drive_bag import DriveBag, TimedWrite, transform_stamps
@@ -95,11 +96,12 @@ class CityDrive:
         device: str = "cpu",
         scene: Scene | None = None,
     ) -> None:
-        if not 0 < seconds <= 3600 or seed < 0:
-            raise ConfigurationError(f"city drive: {seconds} s from seed {seed}; expected (0, 3600] s and a seed >= 0")
+        if not PERIOD_NS * 1e-9 <= seconds <= 3600 or seed < 0:
+            raise ConfigurationError(f"city drive: {seconds} s from seed {seed}; expected 0.05 to 3600 s, a seed >= 0")
         self.rig = city_rig(seed, image_size, cameras)
         self.ego_from_lidar = lidar_mount(seed)
-        self.seed, self.seconds = seed, seconds
+        self.seconds = seconds
+        self.source = f"occ_perception city drive, seed {seed}, {seconds} s"
         self.scene = make_scene(seed, seconds + PERIOD_NS * 1e-9) if scene is None else scene
         self._device = device
         self._exact_scan = lru_cache(_SCANS_KEPT)(partial(self.scan, noise=False))
@@ -230,29 +232,45 @@ class CityDrive:
 
 
 def write_city_bag(
-    path: str | os.PathLike[str], drive: CityDrive, storage: str = "mcap", overwrite: bool = False
+    path: str | os.PathLike[str],
+    drive: CityDrive,
+    storage: str = "mcap",
+    overwrite: bool = False,
+    progress: bool = False,
 ) -> Path:
-    """Write a drive as a rosbag2 in the layout of the nuScenes bags (see `drive_bag`); returns the path.
+    """Write a drive as a rosbag2 in the layout of the nuScenes bags (see `drive_bag`).
+
+    Args:
+        path, storage, overwrite: see `BagWriter`.
+        drive: what to write.
+        progress: show a progress bar.
+
+    Returns:
+        The path.
 
     Raises:
         DatasetError: the path exists (and not ``overwrite``) or cannot be written.
+        ConfigurationError: NVIDIA Warp, which renders, is not installed.
     """
-    notice = {"source": f"occ_perception city drive, seed {drive.seed}, {drive.seconds} s"}
     sweep_stamps = drive.sweep_stamps()
     image_stamps = [drive.image_stamp(name, stamp) for stamp in drive.set_stamps() for name in drive.rig]
     pose_stamps = transform_stamps(image_stamps + sweep_stamps)
-    with DriveBag(path, drive.rig, storage, notice, overwrite) as bag:
+    with (
+        DriveBag(path, drive.rig, storage, {"source": drive.source}, overwrite) as bag,
+        tqdm(total=len(sweep_stamps), unit="sweep", disable=not progress) as bar,
+    ):
         bag.write_static(pose_stamps[0], {"lidar_top": drive.ego_from_lidar})
         poses = (TimedWrite(t, partial(bag.write_pose, t, drive.odom_from_ego(t))) for t in pose_stamps)
-        sweeps = (TimedWrite(t, partial(_write_scan, bag, drive, t)) for t in sweep_stamps)
+        sweeps = (TimedWrite(t, partial(_write_scan, bag, drive, t, bar)) for t in sweep_stamps)
         for event in heapq.merge(poses, _image_writes(bag, drive), sweeps):
             event.write()
     return bag.path
 
 
-def _write_scan(bag: DriveBag, drive: CityDrive, stamp_ns: int) -> None:
+def _write_scan(bag: DriveBag, drive: CityDrive, stamp_ns: int, bar: tqdm) -> None:
     scan = drive.scan(stamp_ns)
     bag.write_points(stamp_ns, "lidar_top", scan.points, scan.rings, scan.offsets_s)
+    bar.update()
 
 
 def _image_writes(bag: DriveBag, drive: CityDrive) -> Iterator[TimedWrite]:

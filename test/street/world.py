@@ -1,7 +1,7 @@
 """A small made-up street: a road that bends, sidewalks, buildings, parked and moving cars; closed form everywhere.
 
-Simple on purpose and seeded; it stands in where there is no recorded data.  The world frame is z up, metres,
-ground at z = 0, and the road starts at the origin along +x.
+Simple on purpose and seeded.  The world frame is z up, metres, ground at z = 0, and the road starts at the origin along
++x.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Boxes:
         return np.stack([x, y, local[..., 2]], -1) + self.centers[:, None]
 
 
-class SyntheticWorld:
+class StreetWorld:
     """The street with everything on it.
 
     Args:

@@ -1,11 +1,11 @@
-"""The synthetic drive: seeded, geometrically true to itself, timed like nuScenes."""
+"""The street that tests drive through: seeded, geometrically true to itself, timed like nuScenes."""
 
 import numpy as np
 import pytest
+from street.drive import CAMERAS, START_NS, StreetDrive, write_street_bag
+from street.world import Road, StreetWorld
 
 from occ_perception.data.bag_reader import BagReader
-from occ_perception.data.synthetic_drive import CAMERAS, START_NS, SyntheticDrive, write_synthetic_bag
-from occ_perception.data.synthetic_world import Road, SyntheticWorld
 from occ_perception.errors import ConfigurationError, DatasetError
 from occ_perception.geometry import OCC3D_GRID, inverse, transform_points
 from occ_perception.image_codec import decode_image
@@ -15,8 +15,8 @@ SMALL = (160, 90)
 
 
 @pytest.fixture(scope="module")
-def drive() -> SyntheticDrive:
-    return SyntheticDrive(seconds=8, seed=3, image_size=SMALL)
+def drive() -> StreetDrive:
+    return StreetDrive(seconds=8, seed=3, image_size=SMALL)
 
 
 def distance_to_surface(drive, points_world, time_s):
@@ -145,7 +145,7 @@ def test_frames_are_complete(drive):
 def test_the_vehicle_keeps_its_distance_to_everything(drive):
     """Nothing stands in the vehicle's way, whatever the seed."""
     for seed in range(5):
-        world = SyntheticWorld(seed, length=200)
+        world = StreetWorld(seed, length=200)
         for time_s in np.arange(0, 10, 0.5):
             x, y, _ = world.road.at(8.0 * time_s, -1.75)
             boxes = world.boxes(time_s)
@@ -156,7 +156,7 @@ def test_the_vehicle_keeps_its_distance_to_everything(drive):
 
 
 def test_same_seed_same_bytes_other_seed_other_bytes():
-    one, again, other = (SyntheticDrive(1, seed, SMALL) for seed in (1, 1, 2))
+    one, again, other = (StreetDrive(1, seed, SMALL) for seed in (1, 1, 2))
     stamp = one.sweep_stamps()[4]
     assert one.jpeg("cam_back", stamp) == again.jpeg("cam_back", stamp)
     assert one.jpeg("cam_back", stamp) != other.jpeg("cam_back", stamp)
@@ -166,7 +166,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes():
 def test_bag_bytes_are_reproducible_and_hold_the_drive(tmp_path):
     raw = []
     for name in ("a", "b"):
-        write_synthetic_bag(tmp_path / name, seconds=0.5, seed=5, image_size=SMALL)
+        write_street_bag(tmp_path / name, seconds=0.5, seed=5, image_size=SMALL)
         with BagReader(tmp_path / name) as bag:
             raw.append([(m.topic, m.log_time_ns, m.cdr) for m in bag.messages()])
             counts = {t.name: t.count for t in bag.topics}
@@ -177,10 +177,10 @@ def test_bag_bytes_are_reproducible_and_hold_the_drive(tmp_path):
 
 
 def test_existing_bag_is_kept(tmp_path):
-    write_synthetic_bag(tmp_path / "bag", seconds=0.2, image_size=SMALL, cameras=("cam_front",))
+    write_street_bag(tmp_path / "bag", seconds=0.2, image_size=SMALL, cameras=("cam_front",))
     with pytest.raises(DatasetError, match="exists already"):
-        write_synthetic_bag(tmp_path / "bag", seconds=0.2, image_size=SMALL)
-    write_synthetic_bag(tmp_path / "bag", seconds=0.2, image_size=SMALL, cameras=(), overwrite=True)
+        write_street_bag(tmp_path / "bag", seconds=0.2, image_size=SMALL)
+    write_street_bag(tmp_path / "bag", seconds=0.2, image_size=SMALL, cameras=(), overwrite=True)
     with BagReader(tmp_path / "bag") as bag:
         assert "/cam_front/camera_info" not in {t.name for t in bag.topics}
 
@@ -188,4 +188,4 @@ def test_existing_bag_is_kept(tmp_path):
 @pytest.mark.parametrize("bad", [{"seconds": 0}, {"cameras": ("cam_up",)}, {"image_size": (8, 8)}, {"speed": -1}])
 def test_nonsense_is_refused(bad):
     with pytest.raises(ConfigurationError):
-        SyntheticDrive(**bad)
+        StreetDrive(**bad)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from occ_perception.data.synthetic_world import Boxes, SyntheticWorld
 from occ_perception.geometry import inverse
+from street.world import Boxes, StreetWorld
 
 COLUMNS, RINGS = 1084, 32
 PERIOD_NS = 50_000_000
@@ -31,7 +31,7 @@ class LidarScan:
     offsets_s: np.ndarray
 
 
-class SyntheticLidar:
+class StreetLidar:
     """Measures the world from a moving vehicle.
 
     Args:
@@ -48,7 +48,7 @@ class SyntheticLidar:
 
     def __init__(
         self,
-        world: SyntheticWorld,
+        world: StreetWorld,
         ego_from_lidar: np.ndarray,
         pose: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]],
         time_s: Callable[[int], float],

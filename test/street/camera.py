@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from occ_perception.data.synthetic_world import (
+from occ_perception.geometry import PinholeCamera, inverse, transform_points
+from street.world import (
     ROAD_HALF_WIDTH,
     SIDEWALK_HALF_WIDTH,
     Boxes,
-    SyntheticWorld,
+    StreetWorld,
 )
-from occ_perception.geometry import PinholeCamera, inverse, transform_points
 
 _ASPHALT, _PAVEMENT, _GRASS, _PAINT = (90, 92, 96), (150, 140, 130), (95, 120, 70), (225, 225, 215)
 _HAZE = np.array([190, 205, 220], np.float32)
@@ -19,7 +19,7 @@ _HAZE_LENGTH = 120.0
 _LIGHT = np.array([0.45, 0.35, 0.82])
 
 
-class SyntheticCamera:
+class StreetCamera:
     """Renders one camera of a vehicle that stands flat on the ground (no roll, no pitch).
 
     Everything that depends only on the mounting is computed once here: rays in the vehicle's axes and where they
@@ -30,7 +30,7 @@ class SyntheticCamera:
         camera: intrinsics, mounting and image size.
     """
 
-    def __init__(self, world: SyntheticWorld, camera: PinholeCamera) -> None:
+    def __init__(self, world: StreetWorld, camera: PinholeCamera) -> None:
         self.world, self.camera = world, camera
         u, v = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
         pixels = np.stack([u, v, np.ones_like(u)], -1)

@@ -1,8 +1,8 @@
 """A seeded drive through a made-up street: six cameras, a LiDAR and exact poses, as `Frame`s or as a bag.
 
-    drive = SyntheticDrive(seconds=5, seed=0, image_size=(800, 450))
+    drive = StreetDrive(seconds=5, seed=0, image_size=(800, 450))
     for frame in drive.frames(): ...
-    write_synthetic_bag("drive", seconds=5)
+    write_street_bag("drive", seconds=5)
 
 Timing follows nuScenes: LiDAR at 20 Hz, cameras at 12 Hz, each fired when the turning LiDAR looks its way, so the
 six images of a set are spread over 43 ms.
@@ -10,27 +10,26 @@ six images of a set are spread over 43 ms.
 
 from __future__ import annotations
 
-import heapq
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from occ_perception.data.drive_bag import DriveBag, TimedWrite, transform_stamps
-from occ_perception.data.synthetic_camera import SyntheticCamera
-from occ_perception.data.synthetic_lidar import PERIOD_NS, LidarScan, SyntheticLidar
-from occ_perception.data.synthetic_world import SyntheticWorld
+from occ_perception.data.synthetic.drive import write_city_bag
 from occ_perception.errors import ConfigurationError
 from occ_perception.frame import CameraImage, Frame, LidarSweep
 from occ_perception.geometry import OCC3D_GRID, CameraRig, PinholeCamera, VoxelGrid, rigid_from_rotation
 from occ_perception.image_codec import encode_jpeg
+from street.camera import StreetCamera
+from street.lidar import PERIOD_NS, LidarScan, StreetLidar
+from street.world import StreetWorld
 
 START_NS = 1_700_000_000_000_000_000
-"""Stamp at which every synthetic drive starts."""
+"""Stamp at which every drive starts."""
 _IMAGES_PER_SECOND, _SWEEPS_PER_SECOND = 12, 20
 
 
@@ -68,7 +67,7 @@ def _camera(mount: _Mount, width: int, height: int) -> PinholeCamera:
     return PinholeCamera(intrinsics, rigid_from_rotation(rotation, [mount.x, mount.y, mount.z]), width, height)
 
 
-class SyntheticDrive:
+class StreetDrive:
     """A vehicle that follows its lane, with everything its sensors measure; computed when asked for.
 
     Args:
@@ -95,18 +94,19 @@ class SyntheticDrive:
     ) -> None:
         unknown = set(cameras) - set(CAMERAS)
         if unknown:
-            raise ConfigurationError(f"unknown synthetic cameras {sorted(unknown)}; there are {CAMERAS}")
+            raise ConfigurationError(f"unknown cameras {sorted(unknown)}; there are {CAMERAS}")
         if not 0 < seconds <= 3600 or not 0 <= speed <= 40 or min(image_size) < 16:
-            raise ConfigurationError(f"synthetic drive: {seconds} s at {speed} m/s with images {image_size}")
+            raise ConfigurationError(f"street drive: {seconds} s at {speed} m/s with images {image_size}")
         self.seconds, self.speed = seconds, speed
-        self.world = SyntheticWorld(seed, length=speed * seconds + 120)
+        self.source = f"occ_perception's test street, seed {seed}, {seconds} s"
+        self.world = StreetWorld(seed, length=speed * seconds + 120)
         self.rig = CameraRig({name: _camera(_MOUNTS[name], *image_size) for name in cameras})
-        self._lidar = SyntheticLidar(self.world, self.ego_from_lidar, self._poses, self.time_s, seed)
+        self._lidar = StreetLidar(self.world, self.ego_from_lidar, self._poses, self.time_s, seed)
 
     @cached_property
-    def _renderers(self) -> dict[str, SyntheticCamera]:
+    def _renderers(self) -> dict[str, StreetCamera]:
         """Made when first needed: their rays take 20 bytes per pixel."""
-        return {name: SyntheticCamera(self.world, camera) for name, camera in self.rig.items()}
+        return {name: StreetCamera(self.world, camera) for name, camera in self.rig.items()}
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -184,43 +184,19 @@ class SyntheticDrive:
         return self.world.occupancy(self.time_s(stamp_ns), self.odom_from_ego(stamp_ns), grid)
 
 
-def write_synthetic_bag(
+def write_street_bag(
     path: str | os.PathLike[str],
     seconds: float = 5.0,
     seed: int = 0,
     image_size: tuple[int, int] = (800, 450),
     storage: str = "mcap",
     overwrite: bool = False,
-    speed: float = 8.0,
     cameras: tuple[str, ...] = CAMERAS,
-    lidar: bool = True,
 ) -> Path:
-    """Write a `SyntheticDrive` as a rosbag2 in the layout of the nuScenes bags (see `drive_bag`); returns the path.
+    """Write a `StreetDrive` with the product's own writer, which asks of a drive what a street's answers too.
 
     Raises:
         DatasetError: the path exists (and not ``overwrite``) or cannot be written.
-        ConfigurationError: see `SyntheticDrive`.
+        ConfigurationError: see `StreetDrive`.
     """
-    drive = SyntheticDrive(seconds, seed, image_size, speed, cameras)
-    notice = {"source": f"occ_perception synthetic drive, seed {seed}, {seconds} s"}
-    sweep_stamps = drive.sweep_stamps() if lidar else []
-    image_stamps = [drive.image_stamp(name, stamp) for stamp in drive.set_stamps() for name in drive.rig]
-    pose_stamps = transform_stamps(image_stamps + sweep_stamps)
-    with DriveBag(path, drive.rig, storage, notice, overwrite) as bag:
-        bag.write_static(pose_stamps[0], {"lidar_top": drive.ego_from_lidar} if lidar else {})
-        poses = (TimedWrite(t, partial(bag.write_pose, t, drive.odom_from_ego(t))) for t in pose_stamps)
-        sweeps = (TimedWrite(t, partial(_write_scan, bag, drive, t)) for t in sweep_stamps)
-        for event in heapq.merge(poses, _image_writes(bag, drive), sweeps):
-            event.write()
-    return bag.path
-
-
-def _write_scan(bag: DriveBag, drive: SyntheticDrive, stamp_ns: int) -> None:
-    scan = drive.scan(stamp_ns)
-    bag.write_points(stamp_ns, "lidar_top", scan.points, scan.rings, scan.offsets_s)
-
-
-def _image_writes(bag: DriveBag, drive: SyntheticDrive) -> Iterator[TimedWrite]:
-    for set_stamp in drive.set_stamps():
-        for stamp, name, jpeg in drive.jpegs(set_stamp):
-            yield TimedWrite(stamp, partial(bag.write_image, stamp, name, jpeg))
+    return write_city_bag(path, StreetDrive(seconds, seed, image_size, cameras=cameras), storage, overwrite)
