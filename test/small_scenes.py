@@ -1,4 +1,6 @@
-"""Small scenes with closed forms for the tests of the synthetic world: a ground, boxes, one camera."""
+"""Small scenes with closed forms for the tests of the synthetic world: a ground, boxes, a road with walls, a camera."""
+
+import dataclasses
 
 import numpy as np
 
@@ -6,7 +8,9 @@ from occ_perception.data.synthetic.scene import Actor, Materials, Scene, Traject
 from occ_perception.geometry import PinholeCamera, inverse, rigid_from_rotation, transform_points
 from occ_perception.ontology import OCC3D
 
-ROAD, CAR, MANMADE = (OCC3D.id_of(name) for name in ("driveable_surface", "car", "manmade"))
+ROAD, CAR, PEDESTRIAN = (OCC3D.id_of(name) for name in ("driveable_surface", "car", "pedestrian"))
+MANMADE, VEGETATION = (OCC3D.id_of(name) for name in ("manmade", "vegetation"))
+_CATEGORIES = {CAR: "vehicle.car", PEDESTRIAN: "human.pedestrian.adult"}
 GREY, RED, LAMP, DULL = range(4)  # materials
 CLEAR = Weather(
     sun_direction=(0.0, 0.0, 1.0),
@@ -65,20 +69,58 @@ def box(center, size, class_id=MANMADE, material=GREY):
     return quads((np.asarray(center) + signs * np.asarray(size) / 2)[faces], class_id, material)
 
 
+def box_between(lower, upper, class_id=MANMADE, material=GREY):
+    """The same from its lowest corner to its highest."""
+    lower, upper = np.asarray(lower, np.float64), np.asarray(upper, np.float64)
+    return box((lower + upper) / 2, upper - lower, class_id, material)
+
+
 def standing(x=0.0, y=0.0, yaw=0.0):
     """A trajectory that stays."""
     return Trajectory(np.zeros(1), np.array([[x, y, 0.0]]), np.array([yaw]))
 
 
-def car(instance_id, trajectory, size=(4.0, 2.0, 1.5)):
-    """An actor that is a red box."""
-    mesh = box((0, 0, size[2] / 2), size, CAR, RED)
-    return Actor(instance_id, CAR, "vehicle.car", mesh, size, trajectory)
+def straight(start, velocity, yaw, duration_s):
+    """A trajectory on a line; the body looks along ``yaw`` wherever it goes."""
+    knots = np.array([[*start, 0.0], [*(np.asarray(start) + np.asarray(velocity) * duration_s), 0.0]])
+    return Trajectory(np.array([0.0, duration_s]), knots, np.full(2, yaw))
 
 
-def scene(meshes=(), actors=(), weather=CLEAR, ego=None):
+def car(instance_id, trajectory, size=(4.0, 2.0, 1.5), clearance=0.0, class_id=CAR):
+    """An actor that is a red box, ``clearance`` above the road."""
+    length, width, height = size
+    mesh = box_between((-length / 2, -width / 2, clearance), (length / 2, width / 2, height), class_id, RED)
+    return Actor(instance_id, class_id, _CATEGORIES[class_id], mesh, size, trajectory)
+
+
+def scene(meshes=(), actors=(), weather=CLEAR, ego=None, duration_s=2.0):
     static = TriangleMesh.merged(list(meshes)) if meshes else NO_TRIANGLES
-    return Scene(7, 2.0, static, tuple(actors), materials(), weather, ego or standing())
+    return Scene(7, duration_s, static, tuple(actors), materials(), weather, ego or standing())
+
+
+def walled_road(duration_s=4.0, speed=8.0, yaw=0.3):
+    """Driving along ``yaw`` between walls 9 m to either side: an oncoming car (1), a parked one (2), and a person
+    who walks (7); the whole world is turned by ``yaw``."""
+    turn = np.array([[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]])
+
+    def path(start, velocity, heading=0.0):
+        return straight(turn @ start, turn @ velocity, yaw + heading, duration_s)
+
+    road = box_between((-45, -45, -1.5), (65, 45, 0), ROAD)
+    walls = box_between((-30, 9, 0), (60, 10, 7)), box_between((-30, -10, 0), (60, -9, 4), VEGETATION)
+    actors = (
+        car(1, path((30, 3.5), (-10, 0), np.pi), (4.4, 1.9, 1.5), 0.2),
+        car(2, path((12, -5.5), (0, 0)), (4.4, 1.9, 1.5), 0.2),
+        car(7, path((22, -6), (0, 1.5), np.pi / 2), (0.6, 0.6, 1.75), class_id=PEDESTRIAN),
+    )
+    noisy = dataclasses.replace(CLEAR, noise=0.01)
+    return scene([_turned(mesh, turn) for mesh in (road, *walls)], actors, noisy, path((0, 0), (speed, 0)), duration_s)
+
+
+def _turned(mesh, turn):
+    """A mesh turned about z by a matrix [2, 2]."""
+    vertices = np.column_stack([mesh.vertices[:, :2] @ turn.T, mesh.vertices[:, 2]])
+    return dataclasses.replace(mesh, vertices=vertices.astype(np.float32))
 
 
 HEIGHT = 1.5

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from synthetic_scenes import street
+from small_scenes import walled_road
 
 from occ_perception.data.bag_reader import BagReader
 from occ_perception.data.synthetic.drive import START_NS, CityDrive, write_city_bag
@@ -17,7 +17,7 @@ SMALL = (176, 64)
 
 @pytest.fixture(scope="module")
 def drive():
-    return CityDrive(5, 1.0, SMALL, scene=street())
+    return CityDrive(5, 1.0, SMALL, scene=walled_road())
 
 
 # -- the rig
@@ -68,11 +68,11 @@ def test_image_sizes_that_are_no_part_of_an_image_are_refused(size):
 
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(ConfigurationError, match="cam_roof"):
-        CityDrive(0, 1.0, cameras=("cam_roof",), scene=street())
+        CityDrive(0, 1.0, cameras=("cam_roof",), scene=walled_road())
     with pytest.raises(ConfigurationError, match=r"0\.0 s"):
-        CityDrive(0, 0.0, scene=street())
+        CityDrive(0, 0.0, scene=walled_road())
     with pytest.raises(ConfigurationError, match="seed -1"):
-        CityDrive(-1, 1.0, scene=street())
+        CityDrive(-1, 1.0, scene=walled_road())
     with pytest.raises(DatasetError, match="frame 3"):
         WorldSource([0], 2, SMALL).load(0, 3)
 
@@ -112,7 +112,7 @@ def test_every_image_has_the_pose_of_its_own_stamp(drive):
 
 
 def test_equal_seeds_give_equal_bytes(drive):
-    again, other = CityDrive(5, 1.0, SMALL, scene=street()), CityDrive(6, 1.0, SMALL, scene=street())
+    again, other = CityDrive(5, 1.0, SMALL, scene=walled_road()), CityDrive(6, 1.0, SMALL, scene=walled_road())
     stamp = drive.keyframe_stamps()[1]
     first, second, third = (d.keyframe(stamp) for d in (drive, again, other))
     assert first.shots == second.shots != third.shots
@@ -125,7 +125,7 @@ def test_a_keyframe_does_not_depend_on_what_was_asked_before(drive):
     stamps = drive.keyframe_stamps()
     drive.keyframe(stamps[0])
     late = drive.keyframe(stamps[1]).truth.label
-    alone = CityDrive(5, 1.0, SMALL, scene=street()).keyframe(stamps[1]).truth.label
+    alone = CityDrive(5, 1.0, SMALL, scene=walled_road()).keyframe(stamps[1]).truth.label
     assert np.array_equal(late.mask_lidar, alone.mask_lidar)
 
 
@@ -137,7 +137,7 @@ def test_ground_truth_is_what_keyframes_hold_but_for_lidar_returns(drive):
 
 
 def test_the_bag_holds_everything_with_its_stamps(tmp_path):
-    drive = CityDrive(5, 0.5, SMALL, scene=street())
+    drive = CityDrive(5, 0.5, SMALL, scene=walled_road())
     with BagReader(write_city_bag(tmp_path / "bag", drive)) as bag:
         counts = {topic.name: topic.count for topic in bag.topics}
         stamps = {m.log_time_ns for m in bag.messages() if m.topic == "/cam_front/image_raw/compressed"}

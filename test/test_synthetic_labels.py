@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
-from synthetic_scenes import box_mesh, street
+from small_scenes import CAR, PEDESTRIAN, ROAD, box_between, walled_road
 
 from occ_perception.data.synthetic.beams import Beams, seen_voxels
 from occ_perception.data.synthetic.drive import CityDrive
@@ -13,14 +13,13 @@ from occ_perception.data.synthetic.surface import solid_points, thinned, triangl
 from occ_perception.geometry import OCC3D_GRID, inverse, transform_points
 from occ_perception.ontology import FREE, OCC3D
 
-CAR, PEDESTRIAN, ROAD = (OCC3D.id_of(name) for name in ("car", "pedestrian", "driveable_surface"))
 FLAT = [OCC3D.id_of(name) for name in ("driveable_surface", "other_flat", "sidewalk", "terrain")]
 DIAGONAL = OCC3D_GRID.voxel_size * np.sqrt(3)
 
 
 @pytest.fixture(scope="module")
 def drive():
-    return CityDrive(5, 2.0, (352, 128), scene=street())
+    return CityDrive(5, 2.0, (352, 128), scene=walled_road())
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +71,11 @@ def test_no_point_of_a_triangle_is_far_from_a_sample():
 
 
 def test_a_closed_box_is_filled_and_an_open_gap_is_not():
-    points, class_ids = solid_points(box_mesh((-2, -1, 0.2), (2, 1, 1.5), "car"), 0.15)
+    points, class_ids = solid_points(box_between((-2, -1, 0.2), (2, 1, 1.5), CAR), 0.15)
     inside, _ = cKDTree(points).query(np.random.default_rng(1).uniform((-2, -1, 0.2), (2, 1, 1.5), (500, 3)))
     assert inside.max() < 0.15 * np.sqrt(3)
     assert set(class_ids) == {CAR}
-    legs = [box_mesh((0, y, 0), (0.2, y + 0.2, 0.9), "pedestrian") for y in (-0.5, 0.3)]
+    legs = [box_between((0, y, 0), (0.2, y + 0.2, 0.9), PEDESTRIAN) for y in (-0.5, 0.3)]
     points, _ = solid_points(type(legs[0]).merged(legs), 0.1)
     assert not (np.abs(points[:, 1]) < 0.25).any()
 
