@@ -456,6 +456,23 @@ def test_gradients_are_only_where_they_should_be():
     assert [n for n, p in base.network.named_parameters() if p.grad is None] == []
 
 
+def test_activation_checkpointing_keeps_less_and_changes_nothing():
+    sizes, losses, gradients = [], [], []
+    for saving in (False, True):
+        task = _task(activation_checkpointing=saving)
+        batch = default_collate([task.prepare(frame, None, None) for frame in _frames()])
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.nbytes) or t, lambda t: t):
+            named, _ = task.losses(task.network.train(), batch, None, (True, True), 0)
+        sizes.append(sum(kept))
+        torch.stack([loss.mean() for loss in named.values()]).sum().backward()
+        losses.append({name: loss.detach() for name, loss in named.items()})
+        gradients.append({name: p.grad for name, p in task.network.named_parameters()})
+    assert sizes[1] < 0.5 * sizes[0]
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
 def test_what_training_leaves_out_is_counted_and_said(caplog):
     task = _panoptic(_task(), dataclasses.replace(HEAD, queries=5, offsets_per_side=2))
     cells = tuple((CAR, (x, y, 3), (1, 1, 1)) for x in range(24) for y in range(12))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from occ_perception.models.alocc import ALOcc
 from occ_perception.models.alocc_config import ALOccConfig, alocc_config
 from occ_perception.models.alocc_types import ALOccInputs, ALOccState, Guidance
 from occ_perception.ontology import FREE
+from occ_perception.training.activation_checkpointing import keep_no_activations
 from occ_perception.training.alocc_samples import ALOccSamples
 from occ_perception.training.flow_denoising import label_map, label_scores
 from occ_perception.training.losses import ALOccLoss
@@ -92,7 +91,7 @@ class ALOccTask:
         if not self.settings.image_labels:
             self._network.alocc_head.mask_embed2.requires_grad_(False)
         if self.settings.activation_checkpointing:
-            _keep_no_activations(self._network)
+            keep_no_activations(_stages(self._network))
 
     def prepare(self, sample: LabelledFrame, previous: LabelledFrame | None, draw: Draw | None) -> dict[str, Tensor]:
         """See `TrainingTask.prepare`."""
@@ -152,10 +151,8 @@ def _targets(batch: dict[str, Tensor]) -> ALOccTargets:
     )
 
 
-def _keep_no_activations(network: ALOcc) -> None:
-    """Stages of backbone and encoder compute their activations again in the backward pass."""
+def _stages(network: ALOcc) -> list[nn.Module]:
+    """The parts of backbone and encoder whose activations are large."""
     backbone, encoder = network.img_backbone, network.img_bev_encoder_backbone
     stages = [backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4, *encoder.layers]
-    for stage in [*stages, network.depth_net.depth_conv, network.img_bev_encoder_neck]:
-        compute = stage.forward
-        setattr(stage, "forward", partial(checkpoint, compute, use_reentrant=False))  # noqa: B010 - mypy
+    return [*stages, network.depth_net.depth_conv, network.img_bev_encoder_neck]

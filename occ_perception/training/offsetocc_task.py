@@ -21,6 +21,7 @@ from occ_perception.models.offsetocc import OffsetOccBaseline, OffsetOccInputs
 from occ_perception.models.offsetocc_config import OffsetOccConfig, offsetocc_config
 from occ_perception.ontology import FREE, UNKNOWN
 from occ_perception.preprocessing import decode_image
+from occ_perception.training.activation_checkpointing import keep_no_activations
 from occ_perception.training.augmentation import ImageAugmentation
 from occ_perception.training.class_weights import class_counts, class_weights
 from occ_perception.training.image_distortion import cut_out, grid_mask, photometric_distortion
@@ -44,6 +45,8 @@ class OffsetOccTaskSettings:
         camera_mask: leave voxels that no camera sees out of the losses; the paper does not.
         grid_mask: share of frames with squares cut out of the images.
         photometric: whether colours are varied.
+        activation_checkpointing: compute the activations of backbone and encoder twice instead of keeping them; batch
+            statistics then count twice in the running averages.
     """
 
     variant: str = "offsetocc-baseline"
@@ -52,6 +55,7 @@ class OffsetOccTaskSettings:
     camera_mask: bool = False
     grid_mask: float = 0.7
     photometric: bool = True
+    activation_checkpointing: bool = False
 
 
 class OffsetOccTask:
@@ -79,6 +83,11 @@ class OffsetOccTask:
         if settings.backbone_weights:
             load_resnet(network.backbone, settings.backbone_weights)
             network.backbone.freeze_beginning()
+        if settings.activation_checkpointing:
+            backbone = network.backbone
+            keep_no_activations(
+                [backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4, *network.encoder.layers]
+            )
         self.network: nn.Module = network
         self.description = TaskDescription(config.name, config.label_set, settings.camera_mask)
         self._class_weight = class_weights(class_counts(config.label_set))[1:]
