@@ -11,6 +11,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from occ_perception.errors import InvalidInputError
 from occ_perception.layers.depth_net import camera_vector
@@ -73,7 +74,11 @@ class Nano(nn.Module):
             self.instance_head[1].bias[:4].fill_(_CENTRE_PRIOR)  # type: ignore[index, operator]
 
     def forward(
-        self, inputs: NanoInputs, state: NanoState | None = None, observe: StageObserver = ignore_stages
+        self,
+        inputs: NanoInputs,
+        state: NanoState | None = None,
+        observe: StageObserver = ignore_stages,
+        cells: Tensor | None = None,
     ) -> tuple[NanoOutput, NanoState]:
         """Images, LiDAR and calibration of one frame, and what the frame before left, to scores of every voxel.
 
@@ -81,6 +86,7 @@ class Nano(nn.Module):
             inputs: the frame.
             state: returned by the frame before; None for the first frame.
             observe: called with every stage's name and output.
+            cells: int64 [n] of the B * Y * X coarse cells; only their voxels get features (training).
         """
         # What the sensors see, on one bird's-eye view.
         from_cameras, depth, image_logits = self.lift_images(inputs, observe)
@@ -102,9 +108,12 @@ class Nano(nn.Module):
         flow_logits = self.predict_flow(bev, matching, previous[1] if previous else None)
         observe("flow", flow_logits)
         heatmap, offsets = self.predict_instances(bev)
-        features = self.voxel_features(bev) if self.keeps_features else None
+        features = self.voxel_features(bev) if self.keeps_features and cells is None else None
+        chosen = None if cells is None else self.cell_features(bev, cells)
         scores = None if self.score_head is None else self.columns(self.score_head(bev))
-        output = NanoOutput(features, self.prototypes, scores, flow_logits, heatmap, offsets, depth, image_logits)
+        output = NanoOutput(
+            features, self.prototypes, scores, flow_logits, heatmap, offsets, depth, chosen, image_logits
+        )
         observe("voxels", bev if scores is None else scores)
         return output, NanoState(_kept(fused), _kept(matching), inputs.cameras.bda)
 
@@ -185,6 +194,12 @@ class Nano(nn.Module):
     def voxel_features(self, bev: Tensor) -> Tensor:
         """[B, Y, X, 2, 2, Z, F]."""
         return self.columns(self.voxel_head(bev)).movedim(3, -1)
+
+    def cell_features(self, bev: Tensor, cells: Tensor) -> Tensor:
+        """`voxel_features` of chosen coarse cells [n], as the head writes them: [n, F, 4 Z]."""
+        columns = bev.movedim(1, -1).flatten(0, 2).index_select(0, cells)
+        features = F.linear(columns, self.voxel_head.weight.flatten(1), self.voxel_head.bias)
+        return features.unflatten(1, (-1, self.config.column_voxels))
 
     def predict_flow(self, bev: Tensor, matching: Tensor, previous: Tensor | None) -> Tensor:
         """Bin logits of each column's velocity, [B, 2, bins, Y, X]; the previous map carries no gradient."""

@@ -44,6 +44,7 @@ class NanoOutput(NamedTuple):
     heatmap: Tensor  # [B, Y, X, 2, 2] logits: is an object's centre here
     offsets: Tensor  # [B, Y, X, 2, 2, 2] (x, y) metres from the voxel column to its object's centre
     depth: Tensor | None  # surface depth distribution [B, N, D, h, w]; None without cameras
+    cell_features: Tensor | None = None  # [n, F, 4 Z] voxel features of the coarse cells that were asked for instead
     image_logits: Tensor | None = None  # class of what a feature cell shows [B, N, classes - 1, h, w]; training only
 
 

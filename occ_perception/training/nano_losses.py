@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,22 +18,36 @@ from occ_perception.training.nano_targets import IGNORE, NanoTargets
 _WEIGHTS = {"depth": 1.0, "image_classes": 0.5, "flow": 0.1, "flow_bins": 0.1, "centres": 0.2, "offsets": 0.2}
 _DICE_SMOOTHING = 1.0
 _CELL_SHARE = 0.2
+_FREE_SHARE = 0.3
 _RARE = 4.0  # times the weight of free: the things and "others"
 
 
+class CellSample(NamedTuple):
+    """Coarse cells of a batch."""
+
+    index: Tensor  # int64 [n], of B * Y * X
+    stands_for: Tensor  # float32 [n], how many cells each stands for
+
+
 def nano_losses(
-    output: NanoOutput, targets: NanoTargets, depth_bins: Tensor, image_classes: Tensor, class_weight: Tensor
+    output: NanoOutput,
+    targets: NanoTargets,
+    cells: CellSample,
+    depth_bins: Tensor,
+    image_classes: Tensor,
+    class_weight: Tensor,
 ) -> dict[str, Tensor]:
     """Weighted scalar losses by name; their sum is minimised.
 
     Args:
-        output: of the network in training mode.
+        output: of the network in training mode, with the features of ``cells``.
         targets: of the batch.
+        cells: of the batch, see `sampled_cells`.
         depth_bins: int64 [B, N, h, w] bin of the nearest LiDAR return, -1 without.
         image_classes: uint8 [B, N, h, w] class of what a feature cell shows, 255 where not known.
         class_weight: float32 [classes].
     """
-    losses = voxel_losses(output, targets.classes, class_weight)
+    losses = voxel_losses(output, targets.classes, cells, class_weight)
     if output.depth is not None and output.image_logits is not None:
         losses["depth"] = depth_loss(output.depth, depth_bins)
         losses["image_classes"] = F.cross_entropy(
@@ -45,51 +61,68 @@ def nano_losses(
     return {f"loss_{name}": value * _WEIGHTS.get(name, 1.0) for name, value in losses.items()}
 
 
-def voxel_losses(output: NanoOutput, classes: Tensor, class_weight: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy and Dice over the labelled voxels; scores are made only for the coarse cells that take part.
-
-    All cells with a class that is rare take part; of the others a random part stands for all, with as much more weight.
-    """
-    if output.voxel_features is None:
-        raise InvalidInputError("losses need the voxel features: a network prepared for inference cannot be trained")
-    labels = classes.flatten(3).flatten(0, 2)  # [cells, 4 Z]
-    taken, stands_for = _sampled_cells(labels, class_weight)
-    # The view undoes the last step of ``Nano.voxel_features``: [cells, F, 4 Z], as the head wrote it.
-    features = output.voxel_features.movedim(-1, 3).flatten(4).flatten(0, 2).index_select(0, taken)
-    logits = torch.matmul(output.prototypes.to(features.dtype), features).float()  # [n, classes, 4 Z]
-    truth = labels.index_select(0, taken).long()
-    labelled = (truth != IGNORE) * stands_for[:, None]
-    truth = truth.clamp(max=len(class_weight) - 1)
-    log_probability = torch.log_softmax(logits, dim=1)
+def voxel_losses(output: NanoOutput, classes: Tensor, cells: CellSample, class_weight: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy and Dice over the labelled voxels of the coarse cells that take part."""
+    features = output.cell_features
+    if features is None or len(features) != len(cells.index):
+        raise InvalidInputError("losses need the features of the sampled cells: ask the network for them")
+    truth = _columns(classes).index_select(0, cells.index).flatten()
+    voxels, counted = _sampled_voxels(truth, cells.stands_for, len(class_weight) - 1)
+    truth = truth.index_select(0, voxels).long()
+    of_voxels = features.transpose(1, 2).flatten(0, 1).index_select(0, voxels)
+    log_probability = torch.log_softmax((of_voxels @ output.prototypes.to(features.dtype).T).float(), dim=1)
     of_truth = log_probability.gather(1, truth[:, None]).squeeze(1)
-    weight = class_weight[truth] * labelled
+    weight = class_weight[truth] * counted
     cross_entropy = -(weight * of_truth).sum() / weight.sum().clamp(min=1.0)
-    return {"classes": cross_entropy, "dice": _dice_loss(log_probability.exp(), of_truth.exp(), truth, labelled)}
+    return {"classes": cross_entropy, "dice": _dice_loss(log_probability.exp(), of_truth.exp(), truth, counted)}
 
 
-def _sampled_cells(labels: Tensor, class_weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices [n] of the cells that take part, and how many cells each stands for."""
+def sampled_cells(classes: Tensor, class_weight: Tensor) -> CellSample:
+    """Which coarse cells take part in the voxel losses, so that features and scores are made for these only.
+
+    All with a class that is rare do; of the others a random part stands for all, with as much more weight.
+
+    Args:
+        classes: ``NanoTargets.classes`` of the batch.
+        class_weight: float32 [classes].
+    """
+    labels = _columns(classes)
     is_rare = torch.cat([class_weight > _RARE * class_weight[-1], class_weight.new_zeros(256 - len(class_weight)) > 0])
     wanted = is_rare[labels.long()].any(dim=1)
     drawn = torch.rand(len(labels), device=labels.device) < _CELL_SHARE
     taken = ((wanted | drawn) & (labels != IGNORE).any(dim=1)).nonzero().squeeze(1)
-    return taken, torch.where(wanted[taken], 1.0, 1 / _CELL_SHARE)
+    return CellSample(taken, torch.where(wanted[taken], 1.0, 1 / _CELL_SHARE))
+
+
+def _sampled_voxels(truth: Tensor, cells_stand_for: Tensor, free_class: int) -> tuple[Tensor, Tensor]:
+    """Indices [m] of the labelled voxels of the cells that take part (all but a part of the free ones), and how many
+    voxels each stands for."""
+    free = truth == free_class
+    drawn = torch.rand(len(truth), device=truth.device) < _FREE_SHARE
+    voxels = ((truth != IGNORE) & (drawn | ~free)).nonzero().squeeze(1)
+    in_cell = truth.numel() // max(len(cells_stand_for), 1)
+    of_cell = cells_stand_for.index_select(0, voxels // max(in_cell, 1))
+    return voxels, torch.where(free[voxels], of_cell / _FREE_SHARE, of_cell)
+
+
+def _columns(classes: Tensor) -> Tensor:
+    """Classes [B, Y, X, 2, 2, Z] by coarse cell, [cells, 4 Z]."""
+    return classes.flatten(3).flatten(0, 2)
 
 
 def _dice_loss(probability: Tensor, of_truth: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
     """1 - Dice, averaged over the classes that occur.
 
     Args:
-        probability: [n, classes, V].
-        of_truth: probability of each voxel's true class [n, V].
-        truth: int64 [n, V].
-        counted: how many voxels each stands for [n, V]; 0 for those without a label.
+        probability: [m, classes].
+        of_truth: probability of each voxel's true class [m].
+        truth: int64 [m].
+        counted: how many voxels each stands for [m].
     """
     zeros = torch.zeros(probability.shape[1], device=truth.device)
-    overlap = zeros.index_add(0, truth.flatten(), (of_truth * counted).flatten())
-    count = zeros.index_add(0, truth.flatten(), counted.flatten())
-    predicted = (probability * counted[:, None]).sum(dim=(0, 2))
-    dice = (2 * overlap + _DICE_SMOOTHING) / (predicted + count + _DICE_SMOOTHING)
+    overlap = zeros.index_add(0, truth, of_truth * counted)
+    count = zeros.index_add(0, truth, counted)
+    dice = (2 * overlap + _DICE_SMOOTHING) / (counted @ probability + count + _DICE_SMOOTHING)
     present = count > 0
     return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
 

@@ -26,7 +26,7 @@ from occ_perception.ops.frustum import CameraTensors
 from occ_perception.ops.lidar_depth import depth_bins, nearest_depth_map
 from occ_perception.preprocessing import decode_image
 from occ_perception.training.augmentation import ImageAugmentation, sample_bev_flip, sample_image_augmentation
-from occ_perception.training.nano_losses import nano_losses
+from occ_perception.training.nano_losses import nano_losses, sampled_cells
 from occ_perception.training.nano_targets import IGNORE, NanoTargets, nano_targets
 from occ_perception.training.targets import NO_FLIP, BevFlip
 from occ_perception.training.task import Draw, LabelledFrame, TaskDescription, grid_motion
@@ -239,10 +239,12 @@ class NanoTask:
         self, network: nn.Module, batch: dict[str, Tensor], state: Any, starts: tuple[bool, ...], iteration: int
     ) -> tuple[dict[str, Tensor], Any]:
         """See `TrainingTask.losses`."""
-        output, after = self.run(network, batch, state, starts)
         targets = NanoTargets(*(batch[name] for name in NanoTargets._fields))
+        class_weight = self._class_weight.to(batch["bda"].device)
+        cells = sampled_cells(targets.classes, class_weight)
+        output, after = self.run(network, batch, state, starts, cells.index)
         measured = (batch["depth_target"], batch["image_target"])
-        return nano_losses(output, targets, *measured, self._class_weight.to(batch["bda"].device)), after
+        return nano_losses(output, targets, cells, *measured, class_weight), after
 
     def evaluate(
         self, network: nn.Module, batch: dict[str, Tensor], state: Any, starts: tuple[bool, ...]
@@ -252,10 +254,16 @@ class NanoTask:
         return self.classes(output, batch), after
 
     def run(
-        self, network: nn.Module, batch: dict[str, Tensor], state: Any, starts: tuple[bool, ...]
+        self,
+        network: nn.Module,
+        batch: dict[str, Tensor],
+        state: Any,
+        starts: tuple[bool, ...],
+        cells: Tensor | None = None,
     ) -> tuple[NanoOutput, NanoState]:
-        """The network's output of a batch, and its state after it."""
-        return network(_network_inputs(batch, starts), NanoState(*state) if state is not None else None)
+        """The network's output of a batch (of chosen coarse cells, see `Nano.forward`), and its state after it."""
+        before = NanoState(*state) if state is not None else None
+        return network(_network_inputs(batch, starts), before, cells=cells)
 
     def classes(self, output: NanoOutput, batch: dict[str, Tensor]) -> Tensor:
         """Best class of every voxel in the axes of the unaugmented labels, uint8 [B, X, Y, Z], FREE for free."""
