@@ -12,6 +12,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 from PIL import Image
+from small_scenes import car
 
 from occ_perception import cli
 from occ_perception.data.bag_reader import BagReader
@@ -19,12 +20,15 @@ from occ_perception.data.labels import Occ3DPanopticLabels
 from occ_perception.data.nuscenes import NuScenes
 from occ_perception.data.synthetic import dataset_writer
 from occ_perception.data.synthetic.command import image_size_of
+from occ_perception.data.synthetic.dataset_scene import point_label_arrays
 from occ_perception.data.synthetic.dataset_writer import SPLITS, WorldSettings, scene_name, write_world
+from occ_perception.data.synthetic.lidar import LidarScan
 from occ_perception.data.synthetic.stream import WorldSource
-from occ_perception.errors import ConfigurationError, DatasetError
+from occ_perception.errors import ConfigurationError, DatasetError, InvalidInputError
+from occ_perception.evaluation.point_truth import PointTruth
 from occ_perception.evaluation.splits import split_scenes
 from occ_perception.evaluation.truth import GroundTruth
-from occ_perception.ontology import FREE, OCC3D, OPENOCC
+from occ_perception.ontology import FREE, LIDARSEG, OCC3D, OPENOCC
 from occ_perception.training.nuscenes_source import NuScenesSource
 
 SETTINGS = WorldSettings(scenes=2, frames=2, seed=3, image_size=(176, 64))
@@ -73,6 +77,38 @@ def test_the_ordinary_readers_read_all_of_it(dataset):
             assert label.ontology is ontology
             assert 0.02 < np.mean(label.semantics < FREE) < 0.3
     assert len(Occ3DPanopticLabels(dataset / "gts").scenes()) == 2
+
+
+def test_every_lidar_point_has_its_class_and_instance(dataset):
+    nuscenes = NuScenes(dataset)
+    truth, source = PointTruth(nuscenes), WorldSource(SETTINGS.scene_seeds(), 2, SETTINGS.image_size)
+    assert truth.packs == ("lidarseg", "panoptic")
+    scene = nuscenes.scene(nuscenes.scene_names[1])
+    for index, (token, _) in enumerate(scene.samples):
+        points, label = truth.read(scene, token), source.load(1, index).label
+        returned = np.abs(points.lidar).max(1) > 0
+        assert not points.classes[~returned].any()
+        assert np.array_equal(points.classes, points.panoptic // 1000)
+        cells, inside = label.grid.cells_of(points.in_grid("base_link", None))
+        inside &= returned & (points.classes > 0)
+        voxels = tuple(cells[inside].T)
+        same = OCC3D.map_to(LIDARSEG)[label.semantics[voxels]] == points.classes[inside]
+        assert same.mean() > 0.8  # a voxel that two classes share has one
+        # One instance in the voxels is one instance among the points.
+        ids, numbers = label.instances[voxels][same], points.panoptic[inside][same]
+        for number in np.unique(numbers[numbers % 1000 > 0]):
+            of_object = ids[numbers == number]
+            assert len(of_object) < 5 or np.bincount(of_object).max() > 0.6 * len(of_object)
+
+
+def test_more_actors_than_panoptic_labels_hold_are_refused():
+    scan = LidarScan(
+        np.zeros((0, 4), np.float32), *(np.zeros(0, t) for t in (np.uint16, np.float32, np.uint8, np.uint16))
+    )
+    actors = [car(number, None) for number in range(1, 1001)]
+    with pytest.raises(InvalidInputError, match="1000 actors of class car; panoptic labels hold 999"):
+        point_label_arrays(scan, actors)
+    assert not point_label_arrays(scan, actors[:999])[1].any()
 
 
 def test_annotations_have_tracks_and_velocities(dataset):

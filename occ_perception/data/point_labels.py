@@ -40,6 +40,8 @@ _GENERAL_IDS = {
     "manmade": (28,),
     "vegetation": (30,),
 }
+GENERAL_FROM_NAME = {name: general[0] for name, general in _GENERAL_IDS.items()}
+"""A general class by the name of its challenge class."""
 NUM_GENERAL = 32
 """Classes in the files."""
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from occ_perception.data import image_labels
+from occ_perception.data.point_labels import GENERAL_FROM_NAME, MAX_INSTANCE, LidarsegLabels, PanopticLabels
 from occ_perception.data.synthetic.dataset_tables import (
     LIDAR,
+    VERSION,
     Row,
     Rows,
     category_token,
@@ -25,6 +27,7 @@ from occ_perception.data.synthetic.dataset_tables import (
 from occ_perception.data.synthetic.drive import CityDrive, CityKeyframe
 from occ_perception.data.synthetic.lidar import COLUMNS, PERIOD_S, RINGS, LidarScan
 from occ_perception.data.synthetic.scene import Actor
+from occ_perception.errors import InvalidInputError
 from occ_perception.files import write_whole
 from occ_perception.ontology import OCC3D, OPENOCC, UNKNOWN
 
@@ -91,11 +94,17 @@ class SceneFiles:
             camera = self.drive.rig[name]
             write_whole(self._record(token, name.upper(), stamp_ns, (camera.width, camera.height)), jpeg)
         write_whole(self._record(token, LIDAR, stamp, (0, 0)), lidar_file(keyframe.scan))
+        self._write_point_labels(self.rows["sample_data"][-1]["token"], keyframe.scan)
         self._annotate(token, stamp, keyframe.scan)
         for tree, arrays in label_arrays(keyframe).items():
             write_whole(self.root / tree / self.name / token / "labels.npz", npz_bytes(arrays))
         of_images = npz_bytes(image_labels.arrays(keyframe.image_labels()))
         write_whole(self.root / image_labels.FOLDER / self.name / f"{token}.npz", of_images)
+
+    def _write_point_labels(self, record: str, scan: LidarScan) -> None:
+        general, panoptic = point_label_arrays(scan, self.drive.scene.actors)
+        for reader, content in ((LidarsegLabels, general.tobytes()), (PanopticLabels, npz_bytes({"data": panoptic}))):
+            write_whole(self.root / reader.pack / VERSION / f"{record}{reader.suffix}", content)
 
     def _record(self, sample: str, channel: str, stamp: int, size: tuple[int, int]) -> Path:
         """Add the row of a measurement and its pose; returns where the file goes."""
@@ -159,11 +168,43 @@ def instance_token(scene: str, instance_id: int) -> str:
 def lidar_file(scan: LidarScan) -> bytes:
     """A sweep as nuScenes stores it: all columns of 32, little-endian float32 x, y, z, intensity, ring; a beam without
     return is at the origin."""
-    column = COLUMNS - 1 + np.round(scan.offsets_s.astype(np.float64) * (COLUMNS / PERIOD_S)).astype(np.int64)
     points = np.zeros((COLUMNS, RINGS, 5), "<f4")
     points[..., 4] = np.arange(RINGS)
-    points[column, scan.rings, :4] = scan.points
+    points[_columns(scan), scan.rings, :4] = scan.points
     return points.tobytes()
+
+
+def point_label_arrays(scan: LidarScan, actors: Sequence[Actor]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of all beams of `lidar_file`, in its order; 0 without a return and for Occ3D's "others".
+
+    Args:
+        scan: the sweep.
+        actors: of the scene.
+
+    Returns:
+        nuScenes' general class, uint8 [P], and 1000 * that + instance (numbered within its class), uint16 [P].
+
+    Raises:
+        InvalidInputError: more actors of a class than such a label can tell apart.
+    """
+    general_of = np.array([GENERAL_FROM_NAME.get(name, 0) for name in OCC3D.class_names], np.uint8)
+    number_of = np.zeros(1 + max((actor.instance_id for actor in actors), default=0), np.uint16)
+    for class_id in {actor.class_id for actor in actors}:
+        members = [actor.instance_id for actor in actors if actor.class_id == class_id]
+        if len(members) > MAX_INSTANCE:
+            name = OCC3D.class_names[class_id]
+            raise InvalidInputError(f"{len(members)} actors of class {name}; panoptic labels hold {MAX_INSTANCE}")
+        number_of[members] = np.arange(1, len(members) + 1)
+    general, panoptic = np.zeros((COLUMNS, RINGS), np.uint8), np.zeros((COLUMNS, RINGS), np.uint16)
+    beam = (_columns(scan), scan.rings)
+    general[beam] = general_of[scan.class_ids]
+    panoptic[beam] = np.where(general[beam] > 0, 1000 * general[beam].astype(np.uint16) + number_of[scan.instances], 0)
+    return general.ravel(), panoptic.ravel()
+
+
+def _columns(scan: LidarScan) -> np.ndarray:
+    """Which turn step each return belongs to, int64 [P]."""
+    return COLUMNS - 1 + np.round(scan.offsets_s.astype(np.float64) * (COLUMNS / PERIOD_S)).astype(np.int64)
 
 
 def label_arrays(keyframe: CityKeyframe) -> dict[str, dict[str, np.ndarray]]:

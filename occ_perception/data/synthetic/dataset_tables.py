@@ -19,6 +19,7 @@ TABLES = (
     "instance", "category", "attribute", "visibility", "map",
 )  # fmt: skip
 LIDAR = "LIDAR_TOP"
+VERSION = "v1.0-trainval"
 
 
 def token_of(*parts: object) -> str:

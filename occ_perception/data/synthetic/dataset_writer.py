@@ -2,6 +2,7 @@
 
     root/v1.0-trainval/*.json                       tables
     root/samples/<CHANNEL>/*.jpg, *.pcd.bin         images and sweeps of the keyframes
+    root/lidarseg, panoptic/v1.0-trainval/          class and instance of every LiDAR point of the keyframes
     root/gts/<scene>/<sample>/labels.npz            Occ3D semantics, masks, and SparseOcc's instances
     root/annotations.json                           Occ3D's list of the split's scenes
     root/openocc_v2/<scene>/<sample>/labels.npz     OpenOcc v2 semantics and flow
@@ -30,14 +31,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from occ_perception.data.synthetic.dataset_tables import Rows, merged
+from occ_perception.data.synthetic.dataset_tables import VERSION, Rows, merged
 from occ_perception.data.synthetic.rig import KEYFRAMES_PER_SECOND, TRAINING_SIZE, city_rig
 from occ_perception.errors import ConfigurationError, DatasetError
 from occ_perception.files import write_whole
 
 logger = logging.getLogger(__name__)
 
-VERSION = "v1.0-trainval"
 SPLITS = {"train": 0, "val": 1 << 31}
 """Splits and where their scenes' seeds begin: no number of scenes makes them meet."""
 MAX_SEED, MAX_SCENES, MAX_FRAMES = 100_000, 10_000, 600
@@ -194,7 +194,7 @@ def _alone(root: Path) -> Iterator[None]:
 
 def _clear_leftovers(root: Path) -> None:
     """Remove the parts of files that a killed writer left."""
-    for folder in ("samples", "gts", "openocc_v2", "image_labels"):
+    for folder in ("samples", "lidarseg", "panoptic", "gts", "openocc_v2", "image_labels"):
         for leftover in (root / folder).rglob(".*.*"):
             leftover.unlink()
 
