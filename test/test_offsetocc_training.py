@@ -25,6 +25,7 @@ from occ_perception.training.object_losses import ObjectLossSettings, focal_loss
 from occ_perception.training.object_targets import MAX_OBJECTS, ObjectTargets, object_targets, object_voxels
 from occ_perception.training.offsetocc_task import OffsetOccTask, OffsetOccTaskSettings, network_inputs
 from occ_perception.training.panoptic_task import PanopticTask, PanopticTaskSettings
+from occ_perception.training.progress import read_journal
 from occ_perception.training.semantic_scene_losses import scene_losses
 from occ_perception.training.settings import from_mapping
 from occ_perception.training.sources import OpenSource
@@ -537,7 +538,9 @@ def test_both_stages_through_the_loop_to_a_model(tmp_path, monkeypatch):
             "panoptic": {"model": "offsetocc-small", "base_weights": str(tmp_path / "offsetocc" / "final.safetensors")},
         }
         for name, settings in stages.items():
-            _train_in_loop(name, settings, tmp_path / name)
+            _train_in_loop(name, settings, tmp_path / name, "PQ" if name == "panoptic" else "mIoU")
+        (scores,) = (entry for entry in read_journal(tmp_path / "panoptic") if entry["kind"] == "validation")
+        assert 0 <= scores["PQ"] <= scores["RQ"] <= 1
         model = create_model("offsetocc-small", tmp_path / "panoptic" / "final.safetensors")
         base = load_file(tmp_path / "offsetocc" / "final.safetensors")
         whole = load_file(tmp_path / "panoptic" / "final.safetensors")
@@ -551,11 +554,11 @@ def test_both_stages_through_the_loop_to_a_model(tmp_path, monkeypatch):
     assert result.instances.shape == GRID.size
 
 
-def _train_in_loop(name, settings, folder):
+def _train_in_loop(name, settings, folder, metric):
     text = {
         "task": {"name": name, "settings": settings}, "iterations": 2, "batch_size": 2, "device": "cpu",
         "loader": {"workers": 0}, "compute": {"threads": 1}, "log": {"tensorboard": False}, "average": {"updates": 9},
-        "validation": {"mask": "none", "pictures": 0}, "model_card": {"trained_on": "a made-up world"},
+        "validation": {"mask": "none", "pictures": 0, "metric": metric}, "model_card": {"trained_on": "made-up world"},
     }  # fmt: skip
     config = from_mapping(TrainingConfig, text)
     task = create_task(name, settings)

@@ -19,12 +19,17 @@ from toy_training import TOY_CONFIG, ToySource, ToyTask, merged, toy_config, toy
 from occ_perception.data.sharding import Shard
 from occ_perception.errors import ConfigurationError, WeightsError
 from occ_perception.models import create_model, create_network
+from occ_perception.training.distributed import Ranks
 from occ_perception.training.frame_ranking import without_chance
+from occ_perception.training.learner import Learner
+from occ_perception.training.loop import Trainer
 from occ_perception.training.model_card import export_weights, has_other_settings
 from occ_perception.training.nano_task import NanoTask, NanoTaskSettings
 from occ_perception.training.order import validation_order
 from occ_perception.training.progress import read_journal
-from occ_perception.training.task import TaskDescription
+from occ_perception.training.sources import OpenSource
+from occ_perception.training.task import PanopticAnswer, TaskDescription
+from occ_perception.training.validation import Validator
 
 TOY = Path(__file__).parent / "toy_training.py"
 
@@ -296,6 +301,59 @@ def test_a_signal_while_frames_are_ranked_ends_the_run_and_it_goes_on_exactly(tm
     again.resume()
     assert again.run()
     assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
+
+
+class TwoCars(ToySource):
+    """The toy world with its car in two instances."""
+
+    def load(self, scene, frame):
+        sample = super().load(scene, frame)
+        instances = np.zeros(sample.label.semantics.shape, np.uint16)
+        instances[:2, 0, 0], instances[2:, 0, 0] = 1, 2
+        return replace(sample, label=replace(sample.label, instances=instances))
+
+
+class Oracle(ToyTask):
+    """Says the truth, but takes the two cars for one in some of its answers."""
+
+    def __init__(self, answers_with_one_car):
+        super().__init__()
+        self._one_car, self._answers = answers_with_one_car, 0
+
+    def evaluate_instances(self, network, batch, state, starts):
+        instances = batch["validation_instances"]
+        self._answers += 1
+        merged = instances.clamp(max=1) if self._answers in self._one_car else instances
+        return PanopticAnswer(batch["validation_classes"], merged, None)
+
+
+@pytest.mark.parametrize(("one_car", "best"), [({1, 3}, 2), ({2, 3}, 1)])
+def test_objects_told_apart_make_the_best_weights(tmp_path, one_car, best):
+    config = toy_config(iterations=3, validation={"every": 1, "metric": "PQ"})
+    training, validation = OpenSource(ToySource(), {"name": "toy", "split": "all"}), OpenSource(TwoCars((1,)), {})
+    Trainer(config, Oracle(one_car), training, validation, tmp_path, Ranks.join("cpu")).run()
+    scores = [e for e in read_journal(tmp_path) if e["kind"] == "validation"]
+    assert [e["PQ_things"] for e in scores] == [0.0 if i in one_car else 1.0 for i in (1, 2, 3)]
+    assert [e["mIoU"] for e in scores] == [1.0] * 3
+    card = json.loads((tmp_path / "best.json").read_text())
+    assert (card["iterations"], card["metrics"]["PQ"]) == (best, 1.0)
+
+
+def test_objects_that_nobody_tells_apart_are_not_scored(tmp_path):
+    config = toy_config(validation={"metric": "PQ"})
+    with pytest.raises(ConfigurationError, match="PQ needs a task with instances"):
+        toy_trainer(config, tmp_path, validation=TwoCars((1,)))
+    validator = Validator(ToySource((1,)), Oracle(set()), config, Ranks.join("cpu"))
+    with pytest.raises(ConfigurationError, match=r"PQ needs instances, the labels \(toy\) have none"):
+        validator.run(Learner(ToyTask(), config, Ranks.join("cpu")))
+
+
+def test_a_run_that_goes_on_may_choose_its_best_by_another_figure(tmp_path):
+    config = toy_config(iterations=2, validation={"metric": "IoU"})
+    trainer = toy_trainer(config, tmp_path, validation=ToySource((2,)))
+    trainer._best = {"iteration": 1, "mIoU": 1.0}  # of a checkpoint
+    assert trainer.run()
+    assert json.loads((tmp_path / "best.json").read_text())["iterations"] == 2
 
 
 def test_tensorboard_and_pictures(tmp_path):

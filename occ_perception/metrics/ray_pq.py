@@ -8,13 +8,12 @@ from occ_perception.metrics.accumulator import Accumulator, MetricLabel, MetricR
 from occ_perception.metrics.checks import check_instances
 from occ_perception.metrics.evaluation_rays import EvaluationRays
 from occ_perception.metrics.ray_iou import RAY_MASK, THRESHOLDS_M
-from occ_perception.metrics.segments import match_segments
+from occ_perception.metrics.segments import match_segments, panoptic_quality
 from occ_perception.metrics.semantic_iou import MOVABLE
 from occ_perception.ontology import ontology_by_name
 
 MIN_RAYS = 10
 """Unmatched segments with fewer rays are ignored."""
-_EPS = 1e-5
 
 
 class RayPQ(Accumulator):
@@ -68,12 +67,8 @@ class RayPQ(Accumulator):
 
     def quality(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """PQ, SQ and RQ by threshold and class, float64 [3, N] each; NaN for classes without any segment."""
-        tp, fp, fn = (self.counts[k].astype(np.float64) for k in ("true_positive", "false_positive", "false_negative"))
-        total = np.nan_to_num(self._mean("iou", self.counts["true_positive"])) * tp
-        seen = tp + fp + fn > 0
-        segmentation = np.where(seen, total / np.maximum(tp, _EPS), np.nan)
-        recognition = np.where(seen, tp / np.maximum(tp + fp / 2 + fn / 2, _EPS), np.nan)
-        return segmentation * recognition, segmentation, recognition
+        tp, fp, fn = (self.counts[kind] for kind in ("true_positive", "false_positive", "false_negative"))
+        return panoptic_quality(tp, fp, fn, self._mean("iou", tp))
 
     def compute(self) -> MetricResult:
         quality, segmentation, recognition = self.quality()

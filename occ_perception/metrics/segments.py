@@ -80,6 +80,22 @@ def match_segments(
     )
 
 
+def panoptic_quality(
+    true_positive: np.ndarray, false_positive: np.ndarray, false_negative: np.ndarray, mean_iou: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """PQ, SQ and RQ, float64 of the arguments' shape; NaN where there is no segment at all.
+
+    Args:
+        true_positive, false_positive, false_negative: numbers of segments.
+        mean_iou: of the matched pairs; NaN where there is none.
+    """
+    seen = true_positive + false_positive + false_negative > 0
+    found = true_positive / np.where(seen, true_positive + false_positive / 2 + false_negative / 2, 1.0)
+    segmentation = np.where(seen, np.nan_to_num(mean_iou), np.nan)
+    recognition = np.where(seen, found, np.nan)
+    return segmentation * recognition, segmentation, recognition
+
+
 def _unmatched(segments: _Segments, matched: np.ndarray, min_size: int, num_classes: int) -> np.ndarray:
     counts = segments.size >= min_size
     counts[matched] = False

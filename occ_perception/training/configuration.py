@@ -128,7 +128,8 @@ class ValidationSettings:
         mask: voxels that count: seen by a camera, by the lidar, or none = all.
         batch_size: scenes at once per process.
         scenes: of so many scenes, spread evenly over the source; 0 = all.
-        metric: which figure makes the best weights.
+        metric: which figure makes the best weights; PQ (of voxels) for tasks that tell instances apart and labels
+            that have them: `VoxelPanopticQuality`.
         pictures: so many frames are drawn, spread over the scenes; 0 = none.
     """
 
@@ -136,7 +137,7 @@ class ValidationSettings:
     mask: Literal["camera", "lidar", "none"] = "camera"
     batch_size: int = 1
     scenes: int = 0
-    metric: Literal["mIoU", "IoU"] = "mIoU"
+    metric: Literal["mIoU", "IoU", "PQ"] = "mIoU"
     pictures: int = 4
 
 

@@ -22,11 +22,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from occ_perception.errors import ConfigurationError, DatasetError, OccPerceptionError
 from occ_perception.training.order import FrameOrder, SampleRequest
 from occ_perception.training.task import Draw, FrameSource, LabelledFrame, TrainingTask
+from occ_perception.training.validation_truth import TruthWanted
 
 logger = logging.getLogger(__name__)
-
-TRUTH, VISIBLE = "validation_truth", "validation_visible"
-"""Names under which batches for validation carry the label."""
 
 
 class Batch(NamedTuple):
@@ -77,10 +75,10 @@ class SamplePreparer:
     """Requests to prepared samples; keeps the last frame of every slot."""
 
     def __init__(
-        self, source: FrameSource, task: TrainingTask, seed: int, augment: bool, truth_mask: str | None
+        self, source: FrameSource, task: TrainingTask, seed: int, augment: bool, truth: TruthWanted | None
     ) -> None:
         self._source, self._task = source, task
-        self._seed, self._augment, self._truth_mask = seed, augment, truth_mask
+        self._seed, self._augment, self._truth = seed, augment, truth
         self._last: dict[int, tuple[tuple[int, int], LabelledFrame]] = {}
 
     def prepare(self, slot: int, request: SampleRequest) -> tuple[dict[str, Tensor], bool, list[str]]:
@@ -114,7 +112,7 @@ class SamplePreparer:
         except OccPerceptionError as error:
             damages.append(f"{_place(request.scene, frame)} ({sample.label.source}): {error}")
             return None
-        return tensors if self._truth_mask is None else {**tensors, **_truth(sample, self._truth_mask)}
+        return tensors if self._truth is None else {**tensors, **self._truth.tensors(sample.label)}
 
     def _loaded(self, slot: int, scene: int, frame: int, damages: list[str]) -> LabelledFrame | None:
         kept = self._last.get(slot)
@@ -131,15 +129,6 @@ class SamplePreparer:
     def _draw(self, request: SampleRequest) -> Draw:
         stream = np.random.default_rng((self._seed, 1, *request.stream))
         return Draw(stream, np.random.default_rng((self._seed, 2, *request.stream, request.scene, request.frame)))
-
-
-def _truth(sample: LabelledFrame, mask: str) -> dict[str, Tensor]:
-    label = sample.label
-    masks = {"camera": label.mask_camera, "lidar": label.mask_lidar, "none": np.ones(label.semantics.shape, bool)}
-    visible = masks[mask]
-    if visible is None:
-        raise ConfigurationError(f"validation.mask: the labels ({label.source}) have no {mask} mask")
-    return {TRUTH: torch.from_numpy(label.semantics), VISIBLE: torch.from_numpy(visible)}
 
 
 def _place(scene: int, frame: int) -> str:
@@ -189,7 +178,7 @@ class BatchLoader:
         seed: of the augmentation.
         pin_memory: for copies to a GPU that do not wait.
         augment: whether the task draws an augmentation.
-        truth_mask: batches carry the label too, with this mask as ``validation.mask`` names it; None: they do not.
+        truth: batches carry these parts of the label too; None: they do not.
 
     Raises (while iterating):
         DatasetError: a damaged frame, unless they are to be skipped; too many of them; or a worker died.
@@ -203,9 +192,9 @@ class BatchLoader:
         seed: int = 0,
         pin_memory: bool = False,
         augment: bool = True,
-        truth_mask: str | None = None,
+        truth: TruthWanted | None = None,
     ) -> None:
-        self._preparer = SamplePreparer(source, task, seed, augment, truth_mask)
+        self._preparer = SamplePreparer(source, task, seed, augment, truth)
         self._settings = settings
         self._pin_memory = pin_memory
         self.damaged = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,8 @@ class Trainer:
             return
         self._scores = {"iteration": self.iteration, **result.values}
         metric = self.config.validation.metric
-        if not self._best or result.values[metric] > self._best[metric]:
+        before = self._best.get(metric, math.nan)  # a run that goes on may have chosen by another figure
+        if math.isnan(before) or result.values[metric] > before:
             self._best = dict(self._scores)
             self._export(BEST, self._best)
         if self._journal is not None:

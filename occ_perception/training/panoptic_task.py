@@ -15,7 +15,7 @@ from occ_perception.models import canonical_name
 from occ_perception.models.panoptic import PanopticNetwork
 from occ_perception.training.object_losses import ObjectLossSettings, object_losses
 from occ_perception.training.object_targets import MAX_OBJECTS, ObjectTargets, object_targets
-from occ_perception.training.task import Draw, LabelledFrame, TaskDescription, TrainingTask
+from occ_perception.training.task import Draw, LabelledFrame, PanopticAnswer, TaskDescription, TrainingTask
 
 logger = logging.getLogger(__name__)
 _PREFIX = "object_"
@@ -118,16 +118,24 @@ class PanopticTask:
     ) -> tuple[Tensor, Any]:
         """See `TrainingTask.evaluate`; classes after the vote: without an object nearby a thing is free.
 
-        That says nothing of which objects are told apart: use a run's final weights, not its best by mIoU.
+        They say nothing of which objects are told apart; that is what validation.metric PQ scores.
         """
+        answer = self.evaluate_instances(network, batch, state, starts)
+        return answer.classes, answer.state
+
+    def evaluate_instances(
+        self, network: nn.Module, batch: dict[str, Tensor], state: Any, starts: tuple[bool, ...]
+    ) -> PanopticAnswer:
+        """See `InstanceTask.evaluate_instances`; classes and instances are those after the vote."""
         whole = _panoptic(network)
         scene = self.base.scene(whole.base, batch, state, starts)
         predictions = whole(scene.voxel_features)
         merged = [
-            whole.head.merge(semantics, whole.head.find(predictions, sample)).semantics
+            whole.head.merge(semantics, whole.head.find(predictions, sample))
             for sample, semantics in enumerate(scene.semantics)
         ]
-        return torch.stack(merged), scene.state
+        classes = torch.stack([one.semantics for one in merged])
+        return PanopticAnswer(classes, torch.stack([one.instances for one in merged]), scene.state)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """See `TrainingTask.parameter_groups`: the head's alone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -126,4 +126,23 @@ class TrainingTask(Protocol):
     ) -> tuple[Tensor, Any]:
         """Predicted classes of a batch in evaluation mode, uint8 [B, X, Y, Z] (label ontology, FREE for free), in the
         axes of the unaugmented label, and the state for the next one."""
+        ...
+
+
+class PanopticAnswer(NamedTuple):
+    """What a network says of B frames, in the axes of their unaugmented labels."""
+
+    classes: Tensor  # uint8 [B, X, Y, Z], label ontology, FREE for free
+    instances: Tensor  # int [B, X, Y, Z], 0 for none; only those of things count
+    state: Any  # for the next batch
+
+
+@runtime_checkable
+class InstanceTask(Protocol):
+    """A `TrainingTask` whose network tells instances apart, so that ``validation.metric`` may be PQ."""
+
+    def evaluate_instances(
+        self, network: nn.Module, batch: dict[str, Tensor], state: Any, starts: tuple[bool, ...]
+    ) -> PanopticAnswer:
+        """As `TrainingTask.evaluate`, with instances."""
         ...
