@@ -37,6 +37,8 @@ class ModelInfo:
         grid: geometry of its output, in ``base_link`` at the anchor stamp.
         weights: fingerprint of the weights, or "none".
         trained_on: what the weights were trained on, in words; empty when there are no weights.
+        hidden_is_unknown: it learned only from voxels that sensors saw, so what it says of those behind is no knowledge
+            and is published as unknown.
     """
 
     name: str
@@ -44,6 +46,7 @@ class ModelInfo:
     grid: VoxelGrid
     weights: str = "none"
     trained_on: str = ""
+    hidden_is_unknown: bool = False
 
 
 @dataclass(frozen=True)

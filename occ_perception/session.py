@@ -240,18 +240,20 @@ class Session:
         self._past = _Past(output.state, frame.stamp_ns, frame.odom_from_ego)
 
     def _publishable(self, inputs: ModelInput, output: ModelOutput) -> dict[str, Any]:
-        """Apply 'unknown is not free': free needs to be seen, and a class needs a sensor that covers the voxel."""
+        """Apply 'unknown is not free': free needs to be seen, and a class needs a sensor that covers the voxel, or sees
+        it if the model knows nothing of what is hidden."""
         semantics, visibility = output.semantics, output.visibility
         if visibility is None:
             visibility = self._visibility(semantics < FREE, self._present_cameras(inputs))
         with one_torch_thread():  # what is left is a few short operations
             return self._masked(output, semantics, visibility)
 
-    @staticmethod
-    def _masked(output: ModelOutput, semantics: torch.Tensor, visibility: torch.Tensor) -> dict[str, Any]:
-        covered = visibility != Visibility.UNKNOWN
+    def _masked(self, output: ModelOutput, semantics: torch.Tensor, visibility: torch.Tensor) -> dict[str, Any]:
+        known = visibility != Visibility.UNKNOWN
+        if self.model.info.hidden_is_unknown:
+            known &= visibility != Visibility.OCCLUDED
         free_but_unseen = (semantics == FREE) & (visibility != Visibility.FREE_SEEN)
-        published = torch.where(covered & ~free_but_unseen, semantics, UNKNOWN)
+        published = torch.where(known & ~free_but_unseen, semantics, UNKNOWN)
         return {
             "semantics": _array(published, np.uint8),
             "visibility": _array(visibility, np.uint8),

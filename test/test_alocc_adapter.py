@@ -16,6 +16,7 @@ from occ_perception.models.alocc_geometry import camera_tensors, lidar_depth_of,
 from occ_perception.models.alocc_types import ALOccInputs
 from occ_perception.models.base import ModelInput
 from occ_perception.models.camera_inputs import camera_poses
+from occ_perception.occupancy import Visibility
 from occ_perception.ontology import FREE, UNKNOWN
 from occ_perception.session import Session
 
@@ -172,7 +173,8 @@ def test_session_streams_and_marks_what_only_a_missing_camera_saw():
     # The camera on the left was trained as CAM_BACK_LEFT: the session orders by trained names, not by the rig.
     assert results[0].cameras == ("cam_front", "cam_back_left", "cam_back")
     assert results[2].cameras_used == ("cam_front", "cam_back")
-    lost = (results[2].semantics == UNKNOWN) & (results[1].semantics != UNKNOWN)
+    lost = (results[2].visibility == Visibility.UNKNOWN) & (results[1].visibility != Visibility.UNKNOWN)
+    assert (results[2].semantics[lost] == UNKNOWN).all()
     assert lost.sum() > 100
     left = np.argwhere(lost)[:, 1]
     assert (left > 24).mean() > 0.9

@@ -41,6 +41,17 @@ def test_wall_hides_what_is_behind_it_and_nothing_is_seen_behind_the_camera() ->
     assert (result[:28] == SEEN_BY_NO_CAMERA).all()
 
 
+def test_a_grazed_floor_is_seen_all_over_and_what_is_below_is_not() -> None:
+    result = visibility(scene(), 16)
+    floor, below = result[:, :, 1], result[:, :, 0]
+    open_air = result[:, :, 2] == FREE_SEEN
+    assert open_air.sum() > 150
+    assert not (floor[open_air] == OCCLUDED).any()  # but it may lie below the picture's edge
+    assert (floor[open_air] == OCCUPIED_SEEN).mean() > 0.85
+    assert not (below == OCCUPIED_SEEN).any()
+    assert (floor[44:58, 29:31] == OCCLUDED).all()  # behind the wall
+
+
 def test_every_free_voxel_has_a_clear_line_to_the_camera() -> None:
     occupied = scene()
     result = visibility(occupied, 16)

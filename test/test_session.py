@@ -256,3 +256,20 @@ def test_bad_frames_are_refused_by_name() -> None:
         frame(0, images={"back": CameraImage(0, jpeg())})
     with pytest.raises(InvalidInputError, match="odom_from_ego"):
         Session(EchoModel()).step(frame(0, odom_from_ego=np.full((4, 4), np.nan)))
+
+
+def test_what_a_model_never_learned_is_unknown() -> None:
+    """A model trained on what sensors saw guesses behind that; the guess stays in ``prediction`` only."""
+    both = []
+    for hidden_is_unknown in (False, True):
+        model = EchoModel()
+        model.wall = 1
+        model.info = replace(model.info, hidden_is_unknown=hidden_is_unknown)
+        both.append(Session(model).step(frame(0)))
+    guesses, modest = both
+    hidden = guesses.visibility == Visibility.OCCLUDED
+    assert (guesses.semantics[hidden] == 1).sum() > 100
+    assert (modest.semantics[hidden] == UNKNOWN).all()
+    np.testing.assert_array_equal(modest.semantics[~hidden], guesses.semantics[~hidden])
+    np.testing.assert_array_equal(modest.visibility, guesses.visibility)
+    np.testing.assert_array_equal(modest.prediction, guesses.prediction)

@@ -96,7 +96,12 @@ class ALOccModel:
         self.network = network.to(self.device).prepare_for_inference(voxel_features)
         self.network.history_dtype = torch.float16 if half_history else torch.float32
         self.info = ModelInfo(
-            config.name, ontology_by_name(config.label_set), published_grid(config), weights, trained_on
+            config.name,
+            ontology_by_name(config.label_set),
+            published_grid(config),
+            weights,
+            trained_on,
+            hidden_is_unknown=config.mask_trained,
         )
         width, height = config.source_image_size[1], config.source_image_size[0]
         self.image_spec: ImageSpec | None = ImageSpec(

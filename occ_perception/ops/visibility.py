@@ -26,12 +26,31 @@ def camera_rays(intrinsics: torch.Tensor, width: int, height: int, stride: float
     return torch.nn.functional.normalize(rays, dim=1).float()
 
 
+def beside(voxels: torch.Tensor) -> torch.Tensor:
+    """Voxels that share a face with a marked one, bool [X, Y, Z] from bool [X, Y, Z]."""
+    touching = torch.zeros_like(voxels)
+    for axis in range(3):
+        lower, upper = (part(voxels, axis) for part in (_all_but_last, _all_but_first))
+        _all_but_first(touching, axis).logical_or_(lower)
+        _all_but_last(touching, axis).logical_or_(upper)
+    return touching
+
+
+def _all_but_first(voxels: torch.Tensor, axis: int) -> torch.Tensor:
+    return voxels.narrow(axis, 1, voxels.shape[axis] - 1)
+
+
+def _all_but_last(voxels: torch.Tensor, axis: int) -> torch.Tensor:
+    return voxels.narrow(axis, 0, voxels.shape[axis] - 1)
+
+
 class CameraVisibility:
     """Visibility of a voxel grid from fixed cameras.
 
     For every camera the voxels along a fan of rays are tabulated once per calibration (sampled every half voxel, so
     no voxel on a ray is skipped except where the ray cuts less than half a voxel off a corner); a frame then costs
-    one gather and one scatter per camera.  The mounting pose is used, without the few decimetres the vehicle moves
+    one gather and one scatter per camera.  An occupied voxel is seen if a ray ends there, or if it has a face towards
+    free space that is seen.  The mounting pose is used, without the few decimetres the vehicle moves
     between the images of one set.
 
     Args:
@@ -79,10 +98,11 @@ class CameraVisibility:
             cells, covered = self._table(key, intrinsics, ego_from_camera, width, height)
             self._mark_seen(padded, cells, seen)
             in_view |= covered
-        seen, in_view = seen[:-1].view(self.size), in_view[:-1].view(self.size)
+        seen, in_view = (marks[:-1].view(self.size).bool() for marks in (seen, in_view))
+        # Rays that graze a surface meet it many voxels apart; what they passed tells where it is in between.
+        seen |= occupied & in_view & beside(seen & ~occupied)
         visible = torch.where(occupied, OCCUPIED_SEEN, FREE_SEEN)
-        visibility = torch.where(seen.bool(), visible, torch.where(in_view.bool(), OCCLUDED, SEEN_BY_NO_CAMERA))
-        return visibility.to(torch.uint8)
+        return torch.where(seen, visible, torch.where(in_view, OCCLUDED, SEEN_BY_NO_CAMERA)).to(torch.uint8)
 
     def _mark_seen(self, occupied: torch.Tensor, cells: torch.Tensor, seen: torch.Tensor) -> None:
         """Mark the samples up to and including each ray's first occupied one.
