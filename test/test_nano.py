@@ -16,6 +16,7 @@ from occ_perception.models.nano_instances import instance_grid
 from occ_perception.models.nano_types import columns_from_grid, grid_from_columns
 from occ_perception.ontology import FREE, UNKNOWN
 from occ_perception.session import Session
+from occ_perception.training.nano_losses import _sampled_voxels, sampled_cells
 from occ_perception.training.nano_targets import IGNORE, nano_targets
 from occ_perception.training.nano_task import NanoTask, NanoTaskSettings
 from occ_perception.training.targets import NO_FLIP, BevFlip
@@ -311,3 +312,33 @@ def test_scores_need_something_to_come_from():
         output, _ = task.network.eval()(_network_inputs(batch, (True,)))
     with pytest.raises(InvalidInputError, match="neither"):
         class_scores(output._replace(voxel_features=None))
+
+
+def test_sampled_voxels_stand_for_all_and_come_in_few_sizes():
+    """Rare classes all, others by a sample with more weight: the sums are those of all voxels but for chance."""
+    torch.manual_seed(0)
+    task = NanoTask(NanoTaskSettings(augment=False))
+    targets = task.prepare(labelled_frame(), None, None)
+    classes, weight = targets["classes"][None], task._class_weight
+    cells = sampled_cells(classes, weight)
+    assert len(cells.index) % 512 == 0
+    labels = classes.flatten(3).flatten(0, 2)
+    free = len(weight) - 1
+    voxels, counted = _sampled_voxels(labels[cells.index].flatten(), cells.stands_for, free)
+    assert len(voxels) % 8192 == 0
+    truth = labels[cells.index].flatten()[voxels].long()
+    sums = torch.zeros(256).index_add(0, truth, counted)
+    for class_id in labels.unique().tolist():
+        everything = float((labels == class_id).sum())
+        rare = class_id < free and weight[class_id] > 4 * weight[free]
+        chance = 1e-6 if rare else 0.1 if everything > 10_000 else 0.5
+        assert sums[class_id] == pytest.approx(everything, rel=chance), class_id
+
+
+def test_nothing_labelled_is_no_loss():
+    task = NanoTask(NanoTaskSettings(augment=False))
+    batch = batch_of(task, [labelled_frame()])[0]
+    batch["classes"] = torch.full_like(batch["classes"], IGNORE)
+    losses, _ = task.losses(task.network.train(), batch, None, (True,), 0)
+    assert losses["loss_classes"].item() == losses["loss_dice"].item() == 0.0
+    sum(losses.values()).backward()

@@ -19,6 +19,7 @@ _WEIGHTS = {"depth": 1.0, "image_classes": 0.5, "flow": 0.1, "flow_bins": 0.1, "
 _DICE_SMOOTHING = 1.0
 _CELL_SHARE = 0.2
 _FREE_SHARE = 0.3
+_CELLS_AT_ONCE, _VOXELS_AT_ONCE = 512, 8192
 _RARE = 4.0  # times the weight of free: the things and "others"
 
 
@@ -68,7 +69,8 @@ def voxel_losses(output: NanoOutput, classes: Tensor, cells: CellSample, class_w
         raise InvalidInputError("losses need the features of the sampled cells: ask the network for them")
     truth = _columns(classes).index_select(0, cells.index).flatten()
     voxels, counted = _sampled_voxels(truth, cells.stands_for, len(class_weight) - 1)
-    truth = truth.index_select(0, voxels).long()
+    # Padding may point at an unlabelled voxel; its class does not matter, it counts for nothing.
+    truth = truth.index_select(0, voxels).long().clamp(max=len(class_weight) - 1)
     of_voxels = features.transpose(1, 2).flatten(0, 1).index_select(0, voxels)
     log_probability = torch.log_softmax((of_voxels @ output.prototypes.to(features.dtype).T).float(), dim=1)
     of_truth = log_probability.gather(1, truth[:, None]).squeeze(1)
@@ -91,7 +93,7 @@ def sampled_cells(classes: Tensor, class_weight: Tensor) -> CellSample:
     wanted = is_rare[labels.long()].any(dim=1)
     drawn = torch.rand(len(labels), device=labels.device) < _CELL_SHARE
     taken = ((wanted | drawn) & (labels != IGNORE).any(dim=1)).nonzero().squeeze(1)
-    return CellSample(taken, torch.where(wanted[taken], 1.0, 1 / _CELL_SHARE))
+    return CellSample(*_padded(taken, torch.where(wanted[taken], 1.0, 1 / _CELL_SHARE), _CELLS_AT_ONCE))
 
 
 def _sampled_voxels(truth: Tensor, cells_stand_for: Tensor, free_class: int) -> tuple[Tensor, Tensor]:
@@ -102,7 +104,16 @@ def _sampled_voxels(truth: Tensor, cells_stand_for: Tensor, free_class: int) -> 
     voxels = ((truth != IGNORE) & (drawn | ~free)).nonzero().squeeze(1)
     in_cell = truth.numel() // max(len(cells_stand_for), 1)
     of_cell = cells_stand_for.index_select(0, voxels // max(in_cell, 1))
-    return voxels, torch.where(free[voxels], of_cell / _FREE_SHARE, of_cell)
+    return _padded(voxels, torch.where(free[voxels], of_cell / _FREE_SHARE, of_cell), _VOXELS_AT_ONCE)
+
+
+def _padded(index: Tensor, stands_for: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
+    """Up to the next multiple of so many entries; what is added stands for nothing.
+
+    oneDNN compiles and keeps a matrix product for every size that it meets (about 1 MB each): sizes must be few.
+    """
+    missing = -len(index) % multiple
+    return F.pad(index, (0, missing)), F.pad(stands_for, (0, missing))
 
 
 def _columns(classes: Tensor) -> Tensor:
