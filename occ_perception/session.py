@@ -25,7 +25,7 @@ from occ_perception.models.base import ModelInput, ModelOutput, PerceptionModel
 from occ_perception.occupancy import Occupancy, TemporalStatus, Visibility
 from occ_perception.ontology import FREE, UNKNOWN
 from occ_perception.ops.threads import one_torch_thread
-from occ_perception.ops.visibility import CameraVisibility
+from occ_perception.ops.visibility import CameraVisibility, with_lidar
 from occ_perception.preprocessing import ImagePipeline
 from occ_perception.tracking.objects import ObjectsOverTime
 from occ_perception.tracking.settings import TrackingSettings
@@ -245,6 +245,8 @@ class Session:
         semantics, visibility = output.semantics, output.visibility
         if visibility is None:
             visibility = self._visibility(semantics < FREE, self._present_cameras(inputs))
+            if output.lidar_sight is not None:
+                visibility = with_lidar(visibility, semantics < FREE, *output.lidar_sight)
         with one_torch_thread():  # what is left is a few short operations
             return self._masked(output, semantics, visibility)
 

@@ -3,7 +3,14 @@
 import numpy as np
 import torch
 
-from occ_perception.ops.visibility import FREE_SEEN, OCCLUDED, OCCUPIED_SEEN, SEEN_BY_NO_CAMERA, CameraVisibility
+from occ_perception.ops.visibility import (
+    FREE_SEEN,
+    OCCLUDED,
+    OCCUPIED_SEEN,
+    SEEN_BY_NO_CAMERA,
+    CameraVisibility,
+    with_lidar,
+)
 
 SIZE = (60, 60, 12)
 LOWER = (-12.0, -12.0, -1.0)
@@ -83,3 +90,17 @@ def test_tables_follow_the_calibration_key() -> None:
 def test_no_camera_sees_nothing() -> None:
     op = CameraVisibility(LOWER, 0.4, SIZE, torch.device("cpu"))
     assert (op(scene(), []) == SEEN_BY_NO_CAMERA).all()
+
+
+def test_lidar_adds_what_it_measured_and_takes_free_away() -> None:
+    unseen = torch.zeros(6, 1, 1, dtype=torch.uint8)
+    occupied = torch.tensor([0, 0, 1, 1, 0, 0], dtype=torch.bool).view(6, 1, 1)
+    hits = torch.tensor([0, 0, 0, 1, 1, 0], dtype=torch.bool).view(6, 1, 1)
+    passed = torch.tensor([1, 1, 0, 0, 1, 0], dtype=torch.bool).view(6, 1, 1)
+    both = with_lidar(unseen, occupied, hits, passed).flatten().tolist()
+    # Beams went through the first two; the third has a face towards them; the fourth sent one back; so did the fifth,
+    # which is said to be free; nothing is known of the last.
+    assert both == [FREE_SEEN, FREE_SEEN, OCCUPIED_SEEN, OCCUPIED_SEEN, OCCLUDED, SEEN_BY_NO_CAMERA]
+    seen_free = torch.full_like(unseen, FREE_SEEN)
+    without_beams = with_lidar(seen_free, occupied, hits, None).flatten().tolist()
+    assert without_beams == [FREE_SEEN, FREE_SEEN, FREE_SEEN, OCCUPIED_SEEN, OCCLUDED, FREE_SEEN]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -57,6 +57,13 @@ class ModelInput:
     image_affines: torch.Tensor | None = None
 
 
+class LidarSight(NamedTuple):
+    """What LiDAR beams met of a model's grid, bool [X, Y, Z]."""
+
+    hits: torch.Tensor  # voxels with a return
+    passed: torch.Tensor | None  # voxels that beams went through; None = not computed
+
+
 @dataclass
 class ModelOutput:
     """What a model says of one frame; tensors may live on any device, arrays are indexed ``[x, y, z]``.
@@ -64,7 +71,9 @@ class ModelOutput:
     Attributes:
         semantics: uint8 [X, Y, Z], classes of the model's ontology, or FREE, or UNKNOWN.
         visibility: uint8 [X, Y, Z] `Visibility` if the model itself knows (a carving model does); None: the session
-            derives it from the cameras that were present, and turns what was not seen into UNKNOWN.
+            derives it from the cameras that were present (and ``lidar_sight``), and turns what was not seen into
+            UNKNOWN.
+        lidar_sight: what the LiDAR saw, of models that use one without knowing the visibility.
         prediction: uint8 [X, Y, Z], what benchmarks score if that is not ``semantics`` (a paper's own post-processing
             that may delete what was seen); never published.
         confidence: uint8 [X, Y, Z] or None.
@@ -83,6 +92,7 @@ class ModelOutput:
 
     semantics: torch.Tensor
     visibility: torch.Tensor | None = None
+    lidar_sight: LidarSight | None = None
     prediction: torch.Tensor | None = None
     confidence: torch.Tensor | None = None
     flow: torch.Tensor | None = None

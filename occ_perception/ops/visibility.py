@@ -1,4 +1,4 @@
-"""Which voxels the cameras can see, given what is occupied: free-seen, occupied-seen, occluded, or unknown."""
+"""Which voxels cameras and LiDAR can see, given what is occupied: free-seen, occupied-seen, occluded, or unknown."""
 
 from __future__ import annotations
 
@@ -34,6 +34,26 @@ def beside(voxels: torch.Tensor) -> torch.Tensor:
         _all_but_first(touching, axis).logical_or_(lower)
         _all_but_last(touching, axis).logical_or_(upper)
     return touching
+
+
+def with_lidar(
+    visibility: torch.Tensor, occupied: torch.Tensor, hits: torch.Tensor, passed: torch.Tensor | None
+) -> torch.Tensor:
+    """The cameras' visibility together with what a LiDAR measured.
+
+    A return in a voxel that is said to be free contradicts it; such a voxel is not seen to be free.
+
+    Args:
+        visibility: uint8 [X, Y, Z], see `CameraVisibility`.
+        occupied: bool [X, Y, Z], what is said to be.
+        hits: bool [X, Y, Z], voxels with a return.
+        passed: bool [X, Y, Z], voxels that beams went through; None = not known.
+    """
+    if passed is not None:
+        free = passed & ~occupied
+        visibility = torch.where(free, FREE_SEEN, visibility)
+        visibility = torch.where(occupied & beside(free), OCCUPIED_SEEN, visibility)
+    return torch.where(hits, torch.where(occupied, OCCUPIED_SEEN, OCCLUDED), visibility).to(torch.uint8)
 
 
 def _all_but_first(voxels: torch.Tensor, axis: int) -> torch.Tensor:
