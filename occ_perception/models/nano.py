@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from occ_perception.errors import InvalidInputError
+from occ_perception.layers.column_scores import ColumnScores
 from occ_perception.layers.depth_net import camera_vector
 from occ_perception.layers.depth_transfer import intra_object_transfer, mix_known_depth
 from occ_perception.layers.folding import fold_batch_norms, lay_out_channels_last
@@ -62,7 +63,7 @@ class Nano(nn.Module):
         self.bev_neck = TopDownNeck(config.bev_channels, config.neck_channels)
         neck = config.neck_channels
         self.voxel_head = nn.Conv2d(neck, config.column_voxels * config.voxel_channels, 1)
-        self.score_head: nn.Conv2d | None = None  # both in one, for inference
+        self.score_head: nn.Linear | None = None  # both in one, for inference
         self.prototypes = nn.Parameter(torch.randn(config.classes, config.voxel_channels) * 0.3)
         self.matching = nn.Conv2d(fine, config.matching_channels, 1).requires_grad_(config.use_history)
         flow_inputs = neck + (_WINDOW**2 if config.use_history else 0)
@@ -110,11 +111,10 @@ class Nano(nn.Module):
         heatmap, offsets = self.predict_instances(bev)
         features = self.voxel_features(bev) if self.keeps_features and cells is None else None
         chosen = None if cells is None else self.cell_features(bev, cells)
-        scores = None if self.score_head is None else self.columns(self.score_head(bev))
+        scores = None if self.score_head is None else ColumnScores.of(self.score_head, bev, len(self.prototypes))
         output = NanoOutput(
             features, self.prototypes, scores, flow_logits, heatmap, offsets, depth, chosen, image_logits
         )
-        observe("voxels", bev if scores is None else scores)
         return output, NanoState(_kept(fused), _kept(matching), inputs.cameras.bda)
 
     def lift_images(self, inputs: NanoInputs, observe: StageObserver) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -229,14 +229,14 @@ class Nano(nn.Module):
 
 
 @torch.no_grad()
-def _scores_from_columns(voxel_head: nn.Conv2d, prototypes: Tensor, column_voxels: int) -> nn.Conv2d:
-    """One convolution for voxel features and prototype products, both linear: output channel class * 4 Z + voxel."""
+def _scores_from_columns(voxel_head: nn.Conv2d, prototypes: Tensor, column_voxels: int) -> nn.Linear:
+    """Voxel features and prototype products in one, as both are linear: output channel class * 4 Z + voxel."""
     classes = len(prototypes)
-    fused = nn.Conv2d(voxel_head.in_channels, classes * column_voxels, 1).to(prototypes.device)
+    fused = nn.Linear(voxel_head.in_channels, classes * column_voxels, device=prototypes.device)
     weight = voxel_head.weight.flatten(1).unflatten(0, (-1, column_voxels))
     bias = cast("Tensor", voxel_head.bias).unflatten(0, (-1, column_voxels))
-    fused.weight.copy_(torch.einsum("qf,fvc->qvc", prototypes, weight).flatten(0, 1)[..., None, None])
-    fused.bias.copy_((prototypes @ bias).flatten())  # type: ignore[union-attr]
+    fused.weight.copy_(torch.einsum("qf,fvc->qvc", prototypes, weight).flatten(0, 1))
+    fused.bias.copy_((prototypes @ bias).flatten())
     return fused.requires_grad_(False).eval()
 
 
@@ -248,7 +248,8 @@ def _kept(features: Tensor) -> Tensor:
 def class_scores(output: NanoOutput) -> Tensor:
     """Logits of every voxel, [B, Y, X, classes, 2, 2, Z]."""
     if output.scores is not None:
-        return output.scores
+        heights = output.scores.voxels // 4
+        return output.scores.all().unflatten(-1, (2, 2, heights))
     if output.voxel_features is None:
         raise InvalidInputError("nano's output has neither class scores nor voxel features")
     return (output.voxel_features @ output.prototypes.to(output.voxel_features.dtype).T).movedim(-1, 3)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from occ_perception.errors import InvalidInputError
+from occ_perception.layers.column_scores import BestClasses, ColumnScores
 from occ_perception.layers.stage_monitor import FiniteMonitor, StageTimer, all_of, check_finite_weights
 from occ_perception.models.alocc_config import NUSCENES_CAMERAS
 from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput
 from occ_perception.models.camera_inputs import check_images
 from occ_perception.models.lidar_carving_config import OwnVehicle
-from occ_perception.models.nano import FEATURE_STRIDE, Nano, class_scores, expected_velocity
+from occ_perception.models.nano import FEATURE_STRIDE, Nano, expected_velocity
 from occ_perception.models.nano_config import NanoConfig
 from occ_perception.models.nano_geometry import sensor_tensors
 from occ_perception.models.nano_instances import instance_grid
@@ -29,8 +30,6 @@ from occ_perception.models.nano_types import (
 )
 from occ_perception.occupancy import ModelInfo
 from occ_perception.ontology import FREE, ontology_by_name
-
-_ROWS_PER_CHUNK = 10
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,8 @@ class NanoModel:
         self.device = torch.device(device)
         check_finite_weights(network, config.name)
         self.network = network.to(self.device).prepare_for_inference(voxel_features)
-        self.info = ModelInfo(config.name, ontology_by_name(config.label_set), config.grid, weights, trained_on)
+        ontology = ontology_by_name(config.label_set)
+        self.info = ModelInfo(config.name, ontology, config.grid, weights, trained_on, hidden_is_unknown=True)
         self.image_spec: ImageSpec | None = ImageSpec(
             *config.image_size, NUSCENES_CAMERAS, (1600, 900), config.resize, optional=True
         )
@@ -96,8 +96,10 @@ class NanoModel:
         finite, timer = FiniteMonitor(), StageTimer(self.device)
         observe = all_of(finite, timer)
         output, after = self.network(network_inputs, state.network if state else None, observe)
+        best = cast("ColumnScores", output.scores).best()  # a network prepared for inference has them
+        observe("voxels", best.scores)
         finite.raise_if_not_finite()
-        result = self._published(output)
+        result = self._published(output, best)
         timer("published", result.semantics)
         result.stages_ms = timer.stages_ms()
         result.state = NanoStream(after, (state.frames if state else 0) + 1) if self.config.use_history else None
@@ -127,12 +129,11 @@ class NanoModel:
             torch.tensor([motion is None], device=self.device),
         )
 
-    def _published(self, output: NanoOutput) -> ModelOutput:
+    def _published(self, output: NanoOutput, best: BestClasses) -> ModelOutput:
         """Coarse columns to [X, Y, Z]: the best class, its probability, flow and instances of things."""
-        classes, confidence = _best_classes(class_scores(output))
-        classes = grid_from_columns(classes)[0]
-        semantics = torch.where(classes == self.config.free_class, FREE, classes).contiguous()
-        things = self._is_thing[semantics.long()]
+        semantics, confidence = self._on_grid(best.classes), self._on_grid(best.confidence)
+        semantics.masked_fill_(semantics == self.config.free_class, FREE)
+        things = self._is_thing.index_select(0, semantics.flatten().int()).view(semantics.shape)
         velocity = expected_velocity(output.flow_logits)[0].permute(2, 1, 0)  # [X / 2, Y / 2, 2]
         velocity = velocity.repeat_interleave(2, 0).repeat_interleave(2, 1)
         flow = velocity[:, :, None] * things[..., None]
@@ -141,25 +142,15 @@ class NanoModel:
         instances = instance_grid(things, heatmap, offsets, self.config.voxel_size)
         return ModelOutput(
             semantics,
-            confidence=grid_from_columns(confidence)[0].contiguous(),
+            confidence=confidence,
             flow=flow,
             instances=instances,
             voxel_features=None if output.voxel_features is None else features_on_grid(output.voxel_features)[0],
         )
 
-
-def _best_classes(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Best class and its softmax probability in 1/255, uint8 [B, Y, X, 2, 2, Z], of scores [B, Y, X, classes, ...].
-
-    A few rows at a time stay in the cache.
-    """
-    classes, confidences = [], []
-    for rows in scores.split(_ROWS_PER_CHUNK, dim=1):
-        best, index = rows.max(dim=3)
-        probability = 1 / (rows - best.unsqueeze(3)).exp_().sum(dim=3)
-        classes.append(index.to(torch.uint8))
-        confidences.append((probability * 255).round_().to(torch.uint8))
-    return torch.cat(classes, dim=1), torch.cat(confidences, dim=1)
+    def _on_grid(self, columns: Tensor) -> Tensor:
+        """Values of the voxels of coarse columns, [1, Y, X, 4 Z] -> [X, Y, Z]."""
+        return grid_from_columns(columns.unflatten(-1, (2, 2, self.config.grid_size[2])))[0]
 
 
 def create_nano(weights: Path | None, device: torch.device, own_vehicle: OwnVehicle | None = None) -> NanoModel:

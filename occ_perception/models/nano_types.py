@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from occ_perception.layers.column_scores import ColumnScores
 from occ_perception.ops.frustum import CameraTensors
 
 
@@ -39,7 +40,7 @@ class NanoOutput(NamedTuple):
 
     voxel_features: Tensor | None  # [B, Y, X, 2, 2, Z, F]; times the prototypes are the class scores
     prototypes: Tensor  # [classes, F]
-    scores: Tensor | None  # class scores [B, Y, X, classes, 2, 2, Z], of a network prepared for inference only
+    scores: ColumnScores | None  # of the columns [B, Y, X] and their 4 Z voxels; a network prepared for inference only
     flow_logits: Tensor  # [B, 2 (x, y), bins, Y, X], grid axes after ``bda``
     heatmap: Tensor  # [B, Y, X, 2, 2] logits: is an object's centre here
     offsets: Tensor  # [B, Y, X, 2, 2, 2] (x, y) metres from the voxel column to its object's centre
