@@ -9,11 +9,15 @@ from nano_frames import labelled_frame
 
 from occ_perception.errors import ConfigurationError, InvalidInputError, NumericsError, WeightsError
 from occ_perception.models import create_model, create_network
+from occ_perception.models.base import ModelInput
+from occ_perception.models.lidar_carving_config import OwnVehicle
 from occ_perception.models.nano import Nano, class_scores, expected_velocity
 from occ_perception.models.nano_adapter import NanoModel
 from occ_perception.models.nano_config import FLOW_BIN_CENTRES, NanoConfig
+from occ_perception.models.nano_geometry import lidar_occupancy
 from occ_perception.models.nano_instances import instance_grid
 from occ_perception.models.nano_types import columns_from_grid, grid_from_columns
+from occ_perception.occupancy import Visibility
 from occ_perception.ontology import FREE, UNKNOWN
 from occ_perception.session import Session
 from occ_perception.training.nano_losses import _sampled_voxels, sampled_cells
@@ -103,7 +107,8 @@ def test_works_with_cameras_only_lidar_only_and_both_but_not_with_nothing(untrai
     blind = session.step(replace(frame, images={}, stamp_ns=frame.stamp_ns + 1))
     assert blind.lidar_used
     assert not blind.cameras_used
-    assert (blind.semantics == UNKNOWN).all()  # a network's word for what no camera sees does not count
+    # A network's word for what no sensor sees does not count.
+    assert (blind.semantics[blind.visibility == Visibility.UNKNOWN] == UNKNOWN).all()
     seeing = session.step(replace(frame, lidar=(), stamp_ns=frame.stamp_ns + 2))
     assert not seeing.lidar_used
     assert seeing.instances is not None
@@ -342,3 +347,20 @@ def test_nothing_labelled_is_no_loss():
     losses, _ = task.losses(task.network.train(), batch, None, (True,), 0)
     assert losses["loss_classes"].item() == losses["loss_dice"].item() == 0.0
     sum(losses.values()).backward()
+
+
+def test_a_lidar_alone_sees_too():
+    """Without images, what beams went through may be free, what they met occupied; the rest is unknown."""
+    sample = labelled_frame()
+    model = NanoModel(NanoConfig(), Nano(NanoConfig()), weights="untrained")
+    result = Session(model).step(replace(sample.frame, images={}))
+    seen = result.visibility != Visibility.UNKNOWN
+    assert 1_000 < seen.sum() < 300_000
+    assert (result.semantics[~seen] == UNKNOWN).all()
+    free = result.semantics == FREE
+    returns = lidar_occupancy(ModelInput(sample.frame), NanoConfig(), OwnVehicle()).numpy()
+    assert returns.sum() > 500
+    assert not (free & returns).any()
+    assert ((result.prediction == FREE) & returns).any()  # it was said, and taken back
+    occupied = (result.prediction < FREE) & returns
+    assert (result.visibility[occupied] == Visibility.OCCUPIED_SEEN).all()

@@ -13,12 +13,12 @@ from occ_perception.errors import InvalidInputError
 from occ_perception.layers.column_scores import BestClasses, ColumnScores
 from occ_perception.layers.stage_monitor import FiniteMonitor, StageTimer, all_of, check_finite_weights
 from occ_perception.models.alocc_config import NUSCENES_CAMERAS
-from occ_perception.models.base import ImageSpec, ModelInput, ModelOutput
+from occ_perception.models.base import ImageSpec, LidarSight, ModelInput, ModelOutput
 from occ_perception.models.camera_inputs import check_images
 from occ_perception.models.lidar_carving_config import OwnVehicle
 from occ_perception.models.nano import FEATURE_STRIDE, Nano, expected_velocity
 from occ_perception.models.nano_config import NanoConfig
-from occ_perception.models.nano_geometry import sensor_tensors
+from occ_perception.models.nano_geometry import lidar_passed, sensor_tensors
 from occ_perception.models.nano_instances import instance_grid
 from occ_perception.models.nano_types import (
     NanoInputs,
@@ -105,6 +105,7 @@ class NanoModel:
         result.state = NanoStream(after, (state.frames if state else 0) + 1) if self.config.use_history else None
         result.state_frames = state.frames if state else 0
         result.lidar_used = bool(inputs.frame.lidar)
+        result.lidar_sight = self._lidar_sight(inputs, network_inputs.lidar_columns)
         return result
 
     def _network_inputs(self, inputs: ModelInput, motion: Tensor | None) -> NanoInputs:
@@ -128,6 +129,14 @@ class NanoModel:
             ego_motion[None].to(self.device),
             torch.tensor([motion is None], device=self.device),
         )
+
+    def _lidar_sight(self, inputs: ModelInput, columns: Tensor) -> LidarSight | None:
+        """Where beams ended, and, if not all cameras tell what is free, where they went."""
+        if not inputs.frame.lidar:
+            return None
+        complete = len(inputs.present) == len(NUSCENES_CAMERAS) and all(inputs.present)
+        passed = None if complete else lidar_passed(inputs, self.config, self._own_vehicle).to(self.device)
+        return LidarSight(grid_from_columns(columns)[0], passed)
 
     def _published(self, output: NanoOutput, best: BestClasses) -> ModelOutput:
         """Coarse columns to [X, Y, Z]: the best class, its probability, flow and instances of things."""

@@ -18,6 +18,7 @@ from occ_perception.models.nano import FEATURE_STRIDE
 from occ_perception.models.nano_config import NanoConfig
 from occ_perception.ops.frustum import CameraTensors
 from occ_perception.ops.lidar_depth import depth_bins
+from occ_perception.ops.ray_traversal import last_beam_through
 
 
 class SensorTensors(NamedTuple):
@@ -79,13 +80,26 @@ def lidar_occupancy(
     return occupied.view(config.grid_size)
 
 
+def lidar_passed(inputs: ModelInput, config: NanoConfig, own_vehicle: OwnVehicle) -> Tensor:
+    """Voxels of the grid that the beams of the newest sweep went through, bool [X, Y, Z]."""
+    inputs = with_finite_points(inputs)
+    points = lidar_in_anchor(inputs)
+    ends = points[~own_vehicle.contains(points)]
+    grid = VoxelGrid(config.grid_origin, config.voxel_size, config.grid_size)
+    return torch.from_numpy(last_beam_through(_anchor_from_lidar(inputs)[:3, 3], ends, grid) >= 0)
+
+
 def lidar_in_anchor(inputs: ModelInput) -> np.ndarray:
     """The newest sweep's points in the ego frame at the anchor stamp, float64 [P, 3]."""
+    points = inputs.frame.lidar[-1].points[:, :3].astype(np.float64)
+    return transform_points(_anchor_from_lidar(inputs), points)
+
+
+def _anchor_from_lidar(inputs: ModelInput) -> np.ndarray:
     sweep, frame = inputs.frame.lidar[-1], inputs.frame
-    anchor_from_lidar = sweep.ego_from_lidar
-    if frame.odom_from_ego is not None and sweep.odom_from_ego is not None:
-        anchor_from_lidar = inverse(frame.odom_from_ego) @ sweep.odom_from_ego @ sweep.ego_from_lidar
-    return transform_points(anchor_from_lidar, sweep.points[:, :3].astype(np.float64))
+    if frame.odom_from_ego is None or sweep.odom_from_ego is None:
+        return sweep.ego_from_lidar
+    return inverse(frame.odom_from_ego) @ sweep.odom_from_ego @ sweep.ego_from_lidar
 
 
 def with_finite_points(inputs: ModelInput) -> ModelInput:
