@@ -20,6 +20,7 @@ from occ_perception.training.configuration import TrainingConfig
 from occ_perception.training.distributed import Ranks
 from occ_perception.training.frame_ranking import FrameRanking
 from occ_perception.training.guards import check_skipped_steps, explained_failures, stop_for_numbers
+from occ_perception.training.host_memory import release_free_memory
 from occ_perception.training.learner import Learner, NonFiniteStepError
 from occ_perception.training.loader import Batch, BatchLoader
 from occ_perception.training.model_card import export_weights, git_commit, hardware, has_other_settings
@@ -34,6 +35,7 @@ from occ_perception.training.voxel_pictures import side_by_side
 logger = logging.getLogger(__name__)
 
 FINAL, BEST = "final.safetensors", "best.safetensors"
+_MEMORY_EVERY = 50  # iterations
 
 
 class Trainer:
@@ -161,6 +163,8 @@ class Trainer:
     def _after_step(self, meter: Meter) -> bool:
         """Line, validation, checkpoint where they are due; whether to stop."""
         is_last = self.iteration == self.config.iterations
+        if self.iteration % _MEMORY_EVERY == 0:
+            release_free_memory()
         if self.iteration % self.config.log.every == 0 or is_last:
             self._log(meter)
         every = self.config.validation.every

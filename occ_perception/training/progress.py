@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from torch import Tensor
 from occ_perception.files import write_whole
 from occ_perception.training.configuration import TrainingConfig
 from occ_perception.training.distributed import Ranks
+from occ_perception.training.host_memory import resident_memory
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class Meter:
         values["learning_rate"] = learning_rate
         values["samples_per_second"] = samples / seconds
         values["data_wait"] = self._waited / seconds
-        values["memory_gb"] = _resident_memory() / 1e9
+        values["memory_gb"] = resident_memory() / 1e9
         if self._ranks.device.type == "cuda":
             values["gpu_peak_gb"] = torch.cuda.max_memory_allocated(self._ranks.device) / 1e9
         values["eta_s"] = (self._config.iterations - iteration) * seconds / len(self._reports)
@@ -156,11 +156,3 @@ def line_text(iteration: int, iterations: int, values: dict[str, float]) -> str:
 def _duration(seconds: float) -> str:
     minutes = int(seconds // 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {int(seconds % 60):02d} s"
-
-
-def _resident_memory() -> int:
-    """Bytes of this process in memory; 0 where /proc does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        return 0
