@@ -255,7 +255,7 @@ class Session:
         if self.model.info.hidden_is_unknown:
             known &= visibility != Visibility.OCCLUDED
         free_but_unseen = (semantics == FREE) & (visibility != Visibility.FREE_SEEN)
-        published = torch.where(known & ~free_but_unseen, semantics, UNKNOWN)
+        published = semantics.masked_fill(free_but_unseen | ~known, UNKNOWN)
         return {
             "semantics": _array(published, np.uint8),
             "visibility": _array(visibility, np.uint8),

@@ -1,6 +1,7 @@
 """Camera visibility: free needs to be seen."""
 
 import numpy as np
+import pytest
 import torch
 
 from occ_perception.ops.visibility import (
@@ -77,6 +78,26 @@ def test_blocks_of_steps_change_nothing() -> None:
     whole = visibility(occupied, None)
     for block in (1, 7, 16):
         np.testing.assert_array_equal(visibility(occupied, block), whole)
+
+
+@pytest.mark.parametrize("x", [0.0, -20.0])  # the second is outside of the grid and looks into it
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3])
+def test_voxels_met_once_are_those_of_all_samples(x: float, share: float) -> None:
+    """The table without repetitions against the plain rule on every half-voxel sample."""
+    occupied = torch.rand(SIZE, generator=torch.Generator().manual_seed(4)).flatten() < share
+    padded = torch.cat([occupied, torch.zeros(1, dtype=torch.bool)]).to(torch.uint8)
+    op = CameraVisibility(LOWER, 0.4, SIZE, torch.device("cpu"))
+    pose = forward_camera()
+    pose[0, 3] = x
+    samples = op._samples(INTRINSICS, pose, 400, 200).long()
+    hits = padded[samples]
+    expected = torch.zeros_like(padded)
+    expected[samples[torch.cumsum(hits, dim=1) - hits == 0]] = 1
+    seen, table = torch.zeros_like(padded), op._table("camera", INTRINSICS, pose, 400, 200)
+    op._mark_seen(padded, table.blocks, seen)
+    assert torch.equal(seen[:-1], expected[:-1])
+    assert expected[:-1].any()
+    assert torch.equal(table.covered[:-1].nonzero().flatten(), torch.unique(samples)[:-1])
 
 
 def test_tables_follow_the_calibration_key() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import NamedTuple
 
 import torch
 
@@ -51,9 +52,8 @@ def with_lidar(
     """
     if passed is not None:
         free = passed & ~occupied
-        visibility = torch.where(free, FREE_SEEN, visibility)
-        visibility = torch.where(occupied & beside(free), OCCUPIED_SEEN, visibility)
-    return torch.where(hits, torch.where(occupied, OCCUPIED_SEEN, OCCLUDED), visibility).to(torch.uint8)
+        visibility = visibility.masked_fill(free, FREE_SEEN).masked_fill_(occupied & beside(free), OCCUPIED_SEEN)
+    return visibility.masked_fill(hits, OCCLUDED).masked_fill_(hits & occupied, OCCUPIED_SEEN)
 
 
 def _all_but_first(voxels: torch.Tensor, axis: int) -> torch.Tensor:
@@ -64,14 +64,24 @@ def _all_but_last(voxels: torch.Tensor, axis: int) -> torch.Tensor:
     return voxels.narrow(axis, 0, voxels.shape[axis] - 1)
 
 
+class RayTable(NamedTuple):
+    """The voxels along the rays of one camera."""
+
+    blocks: tuple[torch.Tensor, ...]
+    """Voxels in the order in which each ray meets them, int32 linear indices [rays, steps]: one block after the other.
+    The rays that end earlier come last, and later blocks are without them; V fills up the rows."""
+    covered: torch.Tensor
+    """uint8 [V + 1], 1 for voxels that any ray meets."""
+
+
 class CameraVisibility:
     """Visibility of a voxel grid from fixed cameras.
 
     For every camera the voxels along a fan of rays are tabulated once per calibration (sampled every half voxel, so
     no voxel on a ray is skipped except where the ray cuts less than half a voxel off a corner); a frame then costs
-    one gather and one scatter per camera.  An occupied voxel is seen if a ray ends there, or if it has a face towards
-    free space that is seen.  The mounting pose is used, without the few decimetres the vehicle moves
-    between the images of one set.
+    a gather and a scatter of those up to the first that is occupied.  An occupied voxel is seen if a ray ends there, or
+    if it has a face towards free space that is seen.  The mounting pose is used, without the few decimetres the
+    vehicle moves between the images of one set.
 
     Args:
         lower: minimum corner of the grid, metres; voxel_size: metres; size: cells along x, y, z.
@@ -94,7 +104,7 @@ class CameraVisibility:
         self.device = device
         self.num_voxels = size[0] * size[1] * size[2]
         self.steps_per_block = 16 if device.type == "cpu" else None
-        self._tables: OrderedDict[Hashable, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()
+        self._tables: OrderedDict[Hashable, RayTable] = OrderedDict()
 
     def __call__(
         self, occupied: torch.Tensor, cameras: list[tuple[Hashable, torch.Tensor, torch.Tensor, int, int]]
@@ -115,39 +125,56 @@ class CameraVisibility:
         seen = torch.zeros_like(padded)
         in_view = torch.zeros_like(padded)
         for key, intrinsics, ego_from_camera, width, height in cameras:
-            cells, covered = self._table(key, intrinsics, ego_from_camera, width, height)
-            self._mark_seen(padded, cells, seen)
-            in_view |= covered
+            table = self._table(key, intrinsics, ego_from_camera, width, height)
+            self._mark_seen(padded, table.blocks, seen)
+            in_view |= table.covered
         seen, in_view = (marks[:-1].view(self.size).bool() for marks in (seen, in_view))
         # Rays that graze a surface meet it many voxels apart; what they passed tells where it is in between.
         seen |= occupied & in_view & beside(seen & ~occupied)
-        visible = torch.where(occupied, OCCUPIED_SEEN, FREE_SEEN)
-        return torch.where(seen, visible, torch.where(in_view, OCCLUDED, SEEN_BY_NO_CAMERA)).to(torch.uint8)
+        visibility = torch.full(self.size, SEEN_BY_NO_CAMERA, dtype=torch.uint8, device=self.device)
+        visibility.masked_fill_(in_view, OCCLUDED).masked_fill_(seen, FREE_SEEN)
+        return visibility.masked_fill_(seen & occupied, OCCUPIED_SEEN)
 
-    def _mark_seen(self, occupied: torch.Tensor, cells: torch.Tensor, seen: torch.Tensor) -> None:
-        """Mark the samples up to and including each ray's first occupied one.
+    def _mark_seen(self, occupied: torch.Tensor, blocks: tuple[torch.Tensor, ...], seen: torch.Tensor) -> None:
+        """Mark the voxels up to and including each ray's first occupied one.
 
         On a CPU the rays go in blocks of steps and those that hit something drop out (most end in the ground within
-        a few metres); on a GPU all steps go at once, since dropping rays would need a host synchronisation.
+        a few metres); on a GPU all steps are one block, since dropping rays would need a host synchronisation.
         """
-        block = self.steps_per_block or cells.shape[1]
-        for start in range(0, cells.shape[1], block):
-            part = cells[:, start : start + block].long()
-            hits = occupied[part]
-            blocked_before = torch.cumsum(hits, dim=1, dtype=torch.int16) - hits
-            seen[torch.where(blocked_before == 0, part, self.num_voxels).reshape(-1)] = 1
-            if start + block < cells.shape[1]:
-                # A ray that is outside at the end of a block has left the grid, or its camera is outside and it has
-                # not entered yet; only the first kind could be dropped, so both go on.
-                cells = cells[hits.sum(dim=1) == 0]
+        going_on = torch.arange(len(blocks[0]), device=self.device) if len(blocks) > 1 else None
+        for block in blocks:
+            if going_on is not None:
+                going_on = going_on[: int(torch.searchsorted(going_on, len(block)))]
+                block = block.index_select(0, going_on)
+            cells = block.flatten()
+            hits = occupied.index_select(0, cells).view(block.shape)
+            hits_so_far = torch.cumsum(hits, dim=1, dtype=torch.int16)
+            hidden = (hits_so_far != hits).flatten()  # behind a hit; before it both are 0, and at it both are 1
+            seen.index_fill_(0, cells.masked_fill(hidden, self.num_voxels).long(), 1)
+            if going_on is not None:
+                going_on = going_on[hits_so_far[:, -1] == 0]
 
     def _table(
         self, key: Hashable, intrinsics: torch.Tensor, ego_from_camera: torch.Tensor, width: int, height: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(linear voxel index of each ray sample int32 [R, S], voxels any sample touches uint8 [V + 1])."""
-        if key in self._tables:
-            self._tables.move_to_end(key)
-            return self._tables[key]
+    ) -> RayTable:
+        if key not in self._tables:
+            rays = self._voxels_of_rays(self._samples(intrinsics, ego_from_camera, width, height))
+            covered = torch.zeros(self.num_voxels + 1, dtype=torch.uint8, device=self.device)
+            covered[rays.flatten().long()] = 1
+            lengths = (rays < self.num_voxels).sum(dim=1)
+            block = self.steps_per_block or rays.shape[1]
+            starts = range(0, rays.shape[1], block)
+            blocks = tuple(rays[: int((lengths > at).sum()), at : at + block].contiguous() for at in starts)
+            self._tables[key] = RayTable(blocks, covered)
+        self._tables.move_to_end(key)
+        while len(self._tables) > self._MAX_CACHED_CAMERAS:
+            self._tables.popitem(last=False)
+        return self._tables[key]
+
+    def _samples(
+        self, intrinsics: torch.Tensor, ego_from_camera: torch.Tensor, width: int, height: int
+    ) -> torch.Tensor:
+        """Linear voxel index of each ray's sample every half voxel, int32 [R, S]; V outside of the grid."""
         origin = ego_from_camera[:3, 3].float()
         upper = self.lower + self.voxel_size * torch.tensor(self.size)
         reach = float(torch.maximum((upper - origin).abs(), (self.lower - origin).abs()).norm())
@@ -162,14 +189,14 @@ class CameraVisibility:
             index = torch.floor(start[axis] + distance * rays[:, axis, None]).to(torch.int32)
             inside &= (index >= 0) & (index < self.size[axis])
             linear = linear * self.size[axis] + index
-        cells = torch.where(inside, linear, self.num_voxels)
-        # Rays leave the grid early (into the ground or the sky): drop the columns that no ray uses.
-        used = inside.any(dim=0).nonzero()
-        cells = cells[:, : int(used[-1]) + 1] if used.numel() else cells[:, :1]
-        cells = cells.contiguous().to(self.device)
-        covered = torch.zeros(self.num_voxels + 1, dtype=torch.uint8, device=self.device)
-        covered[cells.reshape(-1).long()] = 1
-        self._tables[key] = (cells, covered)
-        while len(self._tables) > self._MAX_CACHED_CAMERAS:
-            self._tables.popitem(last=False)
-        return self._tables[key]
+        return torch.where(inside, linear, self.num_voxels)
+
+    def _voxels_of_rays(self, samples: torch.Tensor) -> torch.Tensor:
+        """Each voxel once, without those outside, int32 [R, steps] filled up with V; rays of many voxels first."""
+        enters = samples != self.num_voxels
+        enters[:, 1:] &= samples[:, 1:] != samples[:, :-1]
+        lengths = enters.sum(dim=1)
+        steps = max(int(lengths.max()), 1)
+        voxels = torch.full((len(samples), steps), self.num_voxels, dtype=torch.int32)
+        voxels.masked_scatter_(torch.arange(steps) < lengths[:, None], samples[enters])
+        return voxels[lengths.argsort(descending=True, stable=True)].to(self.device)
