@@ -391,6 +391,72 @@ def test_parts_that_stay_parts_keep_their_numbers():
         assert film.show(block(5, 10, 12), block(17, 10, 6))[0] == first
 
 
+@pytest.mark.parametrize("larger", [0, 1])
+def test_of_parts_of_about_the_same_size_the_larger_has_the_number_wherever_it_is(larger):
+    film = Film()
+    for k in range(3):
+        (whole,), _ = film.show(block(5 + k, 10, 19))
+    parts = (block(9, 10, 9), block(18, 10, 10)) if larger else (block(9, 10, 10), block(19, 10, 9))
+    ids, _ = film.show(*parts)
+    assert ids[larger] == whole
+    assert film.show(block(10, 10, 19))[0] == [whole]
+
+
+def test_the_larger_has_the_number_of_those_that_become_one_though_its_middle_is_farther():
+    film = Film()
+    for _ in range(3):
+        first, _ = film.show(block(5, 10, 11), block(16, 10, 9))
+    assert film.show(block(5, 10, 20))[0] == [first[0]]
+
+
+def test_a_part_that_was_seen_some_times_does_not_take_the_whole():
+    film = Film()
+    for _ in range(5):
+        (whole,), _ = film.show(block(5, 10, 18))
+    for _ in range(3):
+        ids, _ = film.show(block(5, 10, 9), block(14, 10, 9))
+        assert whole in ids
+    for _ in range(3):
+        assert film.show(block(5, 10, 18))[0] == [whole]
+
+
+def test_what_was_seen_but_once_before_it_was_hidden_in_another_has_its_number_again():
+    film = Film()
+    large, small = block(5, 10, 12), block(17, 10, 6)
+    film.show(large)
+    first, _ = film.show(large, small)
+    film.show(block(5, 10, 18))
+    assert film.show(large, small)[0] == first
+
+
+def test_a_part_of_its_neighbour_is_not_what_is_hidden():
+    film = Film()
+    for _ in range(3):
+        (hidden, beside), _ = film.show(block(5, 10, 6, 2), block(11, 10, 6, 2))
+    ids, _ = film.show(block(11, 10, 2, 2), block(13, 10, 4, 2))
+    assert ids[1] == beside
+    assert ids[0] not in (hidden, beside)
+    assert film.show(block(5, 10, 6, 2), block(11, 10, 6, 2))[0] == [hidden, beside]
+
+
+# --- Few frames a second, and no velocities
+
+
+def test_cars_that_pass_each_other_in_their_lanes_do_not_change_places():
+    """Each is nearer to where the other one was, but cars do not move sideways."""
+    film = Film()
+    first, _ = film.show(block(12, 10), block(18, 18), steps=5)
+    for k in range(1, 3):
+        assert film.show(block(12 + 11 * k, 10), block(18 - 8 * k, 18), steps=5)[0] == first
+
+
+def test_what_comes_into_the_grid_in_motion_is_itself_when_it_is_seen_as_a_whole():
+    film = Film()
+    (car,), _ = film.show(block(49, 10, 1), steps=5)
+    for x in (39, 29, 19):  # 8 m/s; its rear end hardly seemed to move at first
+        assert film.show(block(x, 10), steps=5)[0] == [car]
+
+
 # --- Velocity and heading
 
 

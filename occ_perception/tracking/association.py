@@ -11,15 +11,17 @@ from scipy.optimize import linear_sum_assignment
 from occ_perception.geometry import VoxelGrid, transform_points
 from occ_perception.occupancy import Visibility
 from occ_perception.ontology import Ontology
+from occ_perception.tracking.motion import ACCELERATION_MPS2, common_motion
 from occ_perception.tracking.track import Detections, Track
 
 MIN_SHARED = 0.1, 0.5
 """Least IoU, or share of the smaller in the larger (of what comes into view), of tracks and objects that are joined by
-their voxels; others may only be by the distance of their centres."""
-_NEAR_M, _FAR_M = 0.8, 6.0  # shortest and longest distance that joins
+their voxels; others may only be by their distance."""
+_NEAR_M, _FAR_M = 0.8, 6.0  # what a voxel more or less at both sides can do, and the longest way between two frames
+_SIDEWAYS = 0.25  # of its way, a vehicle that steers and whose heading is but known by its voxels
 # A pair without common voxels costs 1, one with all in common 0.  What was seen in the last frame goes before what was
 # hidden in it (else the two would take turns), and of equals the older identity.
-_DISTANCE_COST, _CLASS_COST, _UNSEEN_COST, _YOUNG_COST = 0.5, 0.3, 0.3, 0.3
+_DISTANCE_COST, _CLASS_COST, _UNSEEN_COST, _YOUNG_COST = 0.5, 0.3, 0.3, 0.6
 # What it costs to leave a track without an object.  It must be finite: what is exactly in its place must not be given
 # away so that two poor pairs can be made of one good one.  Even the poorest possible pair is a little better than none.
 _ALONE_COST, _LEAST_GAIN = 2.0, 0.05
@@ -122,13 +124,20 @@ def overlap(tracks: Sequence[Track], detections: Detections, grid: VoxelGrid, vi
     return Overlap(shared, in_grid, counts, of_object, free / np.maximum(in_grid, 1))
 
 
+def alike(tracks: Sequence[Track], detections: Detections, classes: ClassTable) -> np.ndarray:
+    """Whether the classes of tracks and objects are taken for each other, bool [T, K]."""
+    of_track = np.array([track.class_id for track in tracks], np.int64)
+    of_object = np.array([item.class_id for item in detections.objects], np.int64)
+    return classes.group[of_track][:, None] == classes.group[of_object]
+
+
 def associate(
     tracks: Sequence[Track], detections: Detections, met: Overlap, classes: ClassTable
 ) -> tuple[np.ndarray, np.ndarray]:
     """Join tracks and objects so that the sum of the costs is least; to be left alone has a price, too.
 
-    Only classes of one group are joined, and only if they share voxels or their centres are as near as the track's
-    uncertain velocity allows (for small and fast objects, whose voxels do not overlap).
+    Only classes of one group are joined, and only if they share voxels or are as near as the track's uncertain velocity
+    allows (for small and fast objects, whose voxels do not overlap).
 
     Args:
         tracks, detections: T and K of them.
@@ -143,22 +152,44 @@ def associate(
     of_track = np.array([track.class_id for track in tracks])
     of_object = np.array([item.class_id for item in detections.objects])
     unseen_s = np.array([detections.stamp_ns - track.stamp_ns for track in tracks]) * 1e-9
-    reached = np.array([track.center + track.shift(detections.stamp_ns) for track in tracks])
-    distance = np.linalg.norm(reached[:, None, :2] - detections.centers[None, :, :2], axis=2)
-    std = np.minimum([track.velocity_std for track in tracks], classes.top_speed[of_track])
-    reach = np.minimum(_NEAR_M + 2 * std * unseen_s, _FAR_M)[:, None]
+    distance = _distance(tracks, detections, unseen_s, classes.top_speed[of_track])
     cost = (
         1.0
         - met.iou
-        + _DISTANCE_COST * np.minimum(distance / reach, 1.0)
+        + _DISTANCE_COST * np.minimum(distance, 1.0)
         + _CLASS_COST * (of_track[:, None] != of_object)
         + _UNSEEN_COST * (unseen_s > unseen_s.min())[:, None]
         + _YOUNG_COST / np.array([track.frames for track in tracks])[:, None]
     )
     contained = np.maximum(met.of_track_in_object, met.of_object_in_track)
-    near = (met.iou >= MIN_SHARED[0]) | (contained >= MIN_SHARED[1]) | (distance <= reach)
-    possible = near & (classes.group[of_track][:, None] == classes.group[of_object])
+    near = (met.iou >= MIN_SHARED[0]) | (contained >= MIN_SHARED[1]) | (distance <= 1.0)
+    possible = near & alike(tracks, detections, classes)
     gain = np.where(possible, np.maximum(_ALONE_COST - cost, _LEAST_GAIN), 0.0)
     rows, columns = linear_sum_assignment(gain, maximize=True)
     kept = possible[rows, columns]
     return rows[kept], columns[kept]
+
+
+def _distance(
+    tracks: Sequence[Track], detections: Detections, unseen_s: np.ndarray, top_speed: np.ndarray
+) -> np.ndarray:
+    """How far objects are from where tracks are expected, float64 [T, K]; 1 is as far as one can be.
+
+    It is what both ends moved, so what comes into view and what is uncovered is near though its centre is not.  It is
+    measured along and across the way a track points to, by how far it may have gone there: ``top_speed`` float64 [T].
+    """
+    shifts = np.array([track.shift(detections.stamp_ns)[:2] for track in tracks])
+    ends = np.array([track.ends for track in tracks]) + shifts[:, None]
+    moved = detections.ends - ends[:, None]
+    moved = common_motion(moved[:, :, 0], moved[:, :, 1])
+    uncertain = 2 * np.hypot([track.velocity_std for track in tracks], ACCELERATION_MPS2 * unseen_s / 2)
+    travel = np.minimum(np.minimum(uncertain, top_speed) * unseen_s, _FAR_M)
+    yaw = np.array([track.yaw for track in tracks])
+    forward, left = np.stack([np.cos(yaw), np.sin(yaw)], axis=1), np.stack([-np.sin(yaw), np.cos(yaw)], axis=1)
+    # What rolls goes where it points to; its velocity may say something else as long as it is a guess.
+    rolls = np.array([track.length_is_seen and not track.knows_velocity for track in tracks])
+    sideways = np.minimum(travel, _SIDEWAYS * travel + np.abs((left * shifts).sum(axis=1)))
+    along, across = (moved * forward[:, None]).sum(axis=2), (moved * left[:, None]).sum(axis=2)
+    return np.hypot(
+        along / (_NEAR_M + travel)[:, None], across / (_NEAR_M + np.where(rolls, sideways, travel))[:, None]
+    )

@@ -18,6 +18,11 @@ FIRST_SPEED_MPS = 10.0
 _BELIEVED = 4.0  # standard deviations; an end further off has been covered or uncovered, it has not moved
 
 
+def common_motion(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """How far both ends moved (or how fast): the smaller if they agree in sign, else 0; float64, any equal shapes."""
+    return np.where(low * high > 0, np.sign(low) * np.minimum(np.abs(low), np.abs(high)), 0.0)
+
+
 class EndsFilter:
     """Constant-velocity Kalman filters of the ends of one object, in a fixed frame.
 
@@ -33,13 +38,16 @@ class EndsFilter:
     @property
     def velocity(self) -> np.ndarray:
         """Velocity of the object, float64 [2], m/s; (0, 0) of what was seen once."""
-        low, high = self._speeds
-        return np.where(low * high > 0, np.sign(low) * np.minimum(np.abs(low), np.abs(high)), 0.0)
+        return common_motion(self._speeds[0], self._speeds[1])
 
     @property
     def velocity_std(self) -> float:
-        """Standard deviation of the velocity, m/s."""
-        return float(self._covariance[2] ** 0.5)
+        """Standard deviation of the velocity, m/s: the filter's, and what its ends disagree on.
+
+        One end of what moves into view stays at the border while the other moves, so the velocity may be either.
+        """
+        disagreement = float(np.abs(self._speeds[1] - self._speeds[0]).max()) / 2
+        return float((self._covariance[2] + disagreement**2) ** 0.5)
 
     def update(self, ends: np.ndarray, elapsed_s: float) -> None:
         """Take the ends (float64 [2, 2]) seen ``elapsed_s`` after those before."""

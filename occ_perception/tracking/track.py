@@ -14,6 +14,8 @@ from occ_perception.occupancy import Instance
 from occ_perception.tracking.motion import EndsFilter
 
 _KNOWN_STD_MPS = 1.0  # a velocity less certain than this is not told
+LONG_M, LONG_BY = 3.0, 1.5
+"""From this length, and so many times the width, an object points along its long side."""
 _VOTES_KEPT = 0.9  # of the past, when the class of another frame is added
 
 
@@ -86,13 +88,16 @@ class Track:
     Attributes:
         id: identity, 1..65535.
         stamp_ns: when it was last seen.
+        began_ns: when it was first seen.
         missing_since_ns: stamp of the first frame after that without it; None while it is seen.
         frames: in how many frames it was seen.
+        part_of: id of the track of which it was a part when it began, for as long as it may be no more; else 0.
         item: as it was then, in the grid's frame of then, with its id.
         center: float64 [3], metres.
         yaw: radians.
         size: length, width, height, metres; like centre, yaw and voxels its own, not that of what it is merged with.
         points: float64 [n, 3], centres of its voxels.
+        ends: float64 [2, 2], lower and upper end (rows) along x and y.
         velocity: float64 [2], m/s, best guess: what the model said last, else what its ends did.
         velocity_std: how uncertain it is, m/s.
         knows_velocity: whether it is more than a guess.
@@ -102,7 +107,8 @@ class Track:
         self.id = identity
         self.stamp_ns, self.frames, self.yaw = detections.stamp_ns, 0, 0.0
         self.missing_since_ns: int | None = None
-        self.center, self.points = detections.centers[row], detections.points_of(row)
+        self.part_of, self.began_ns = 0, detections.stamp_ns
+        self.center, self.points, self.ends = detections.centers[row], detections.points_of(row), detections.ends[row]
         self._votes = np.zeros(num_classes)
         self._motion = EndsFilter(detections.ends[row])
         self._see(detections, row)
@@ -117,7 +123,7 @@ class Track:
         """It is this one, but what is seen is more or less than the object: its shape and motion stay as they were."""
         shift = self.shift(detections.stamp_ns)
         self._motion.carry(shift[:2], (detections.stamp_ns - self.stamp_ns) * 1e-9)
-        self.center, self.points = self.center + shift, self.points + shift
+        self.center, self.points, self.ends = self.center + shift, self.points + shift, self.ends + shift[:2]
         self._count(detections.stamp_ns)
         self.item = self._oriented(detections.objects[row], detections, self.yaw)  # listed as it is seen
 
@@ -126,7 +132,7 @@ class Track:
         self._count(detections.stamp_ns)
         self._votes *= _VOTES_KEPT
         self._votes[item.class_id] += 1
-        self.center, self.points = detections.centers[row], detections.points_of(row)
+        self.center, self.points, self.ends = detections.centers[row], detections.points_of(row), detections.ends[row]
         flow = detections.velocities[row]
         self._has_flow = bool(np.isfinite(flow).all())
         self.velocity = flow if self._has_flow else self._motion.velocity
@@ -159,6 +165,11 @@ class Track:
     def missing_for_ns(self, stamp_ns: int) -> int:
         """How long it has been missing; 0 while it is seen."""
         return 0 if self.missing_since_ns is None else stamp_ns - self.missing_since_ns
+
+    @property
+    def length_is_seen(self) -> bool:
+        """Whether it is so long that its long side is where it points to: a vehicle, and not but its front."""
+        return self.size[0] >= LONG_M and self.size[0] >= LONG_BY * self.size[1]
 
     @property
     def class_id(self) -> int:
