@@ -24,6 +24,7 @@ from occ_perception.geometry import CameraRig, check_rigid, inverse
 from occ_perception.models.base import ModelInput, ModelOutput, PerceptionModel
 from occ_perception.occupancy import Occupancy, TemporalStatus, Visibility
 from occ_perception.ontology import FREE, UNKNOWN
+from occ_perception.ops.relabel import relabel
 from occ_perception.ops.threads import one_torch_thread
 from occ_perception.ops.visibility import CameraVisibility, with_lidar
 from occ_perception.preprocessing import ImagePipeline
@@ -255,7 +256,7 @@ class Session:
         if self.model.info.hidden_is_unknown:
             known &= visibility != Visibility.OCCLUDED
         free_but_unseen = (semantics == FREE) & (visibility != Visibility.FREE_SEEN)
-        published = semantics.masked_fill(free_but_unseen | ~known, UNKNOWN)
+        published = relabel(semantics, free_but_unseen | ~known, UNKNOWN)
         return {
             "semantics": _array(published, np.uint8),
             "visibility": _array(visibility, np.uint8),

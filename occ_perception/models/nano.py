@@ -165,9 +165,9 @@ class Nano(nn.Module):
 
     def lidar_map(self, inputs: NanoInputs) -> Tensor:
         """LiDAR returns per voxel as channels of a bird's-eye view, [B, 4 Z + 1, Y, X]."""
-        columns = inputs.lidar_columns.flatten(3).movedim(-1, 1).to(self.prototypes.dtype)
-        present = inputs.lidar_mask.to(columns.dtype)[:, None, None, None].expand(-1, 1, *columns.shape[-2:])
-        return torch.cat([columns, present], dim=1)
+        columns = inputs.lidar_columns.flatten(3).to(self.prototypes.dtype)
+        present = inputs.lidar_mask.to(columns.dtype)[:, None, None, None].expand(*columns.shape[:3], 1)
+        return torch.cat([columns, present], dim=-1).movedim(-1, 1)
 
     def previous_maps(self, inputs: NanoInputs, state: NanoState | None, like: Tensor) -> tuple[Tensor, Tensor] | None:
         """The previous frame's fused and matching maps in this frame's grid, [B, C, Y, X]; zero at a stream's start."""
@@ -258,4 +258,5 @@ def class_scores(output: NanoOutput) -> Tensor:
 def expected_velocity(flow_logits: Tensor) -> Tensor:
     """Bin logits [B, 2, bins, Y, X] -> velocity [B, 2 (x, y), Y, X], m/s."""
     centres = torch.tensor(FLOW_BIN_CENTRES, device=flow_logits.device)
-    return (torch.softmax(flow_logits.float(), dim=2) * centres.view(-1, 1, 1)).sum(dim=2)
+    bins_last = flow_logits.float().permute(0, 3, 4, 1, 2)  # as they lie in memory
+    return (torch.softmax(bins_last, dim=-1) @ centres).movedim(-1, 1)

@@ -30,6 +30,7 @@ from occ_perception.models.nano_types import (
 )
 from occ_perception.occupancy import ModelInfo
 from occ_perception.ontology import FREE, ontology_by_name
+from occ_perception.ops.relabel import relabel
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,8 @@ class NanoModel:
 
     def _published(self, output: NanoOutput, best: BestClasses) -> ModelOutput:
         """Coarse columns to [X, Y, Z]: the best class, its probability, flow and instances of things."""
-        semantics, confidence = self._on_grid(best.classes), self._on_grid(best.confidence)
-        semantics.masked_fill_(semantics == self.config.free_class, FREE)
+        classes, confidence = self._on_grid(best.classes), self._on_grid(best.confidence)
+        semantics = relabel(classes, classes == self.config.free_class, FREE)
         things = self._is_thing.index_select(0, semantics.flatten().int()).view(semantics.shape)
         velocity = expected_velocity(output.flow_logits)[0].permute(2, 1, 0)  # [X / 2, Y / 2, 2]
         velocity = velocity.repeat_interleave(2, 0).repeat_interleave(2, 1)

@@ -10,6 +10,7 @@ MAX_OBJECTS = 200
 _PEAK_WINDOW = 5  # cells: no two centres nearer than 1 m
 _MIN_SCORE = 0.1
 _REACH = 4.0  # metres: a column whose offset ends farther than this from every centre belongs to none
+_OUT_OF_REACH = 1e4  # metres: where what is no centre is put
 
 
 def instance_grid(things: Tensor, heatmap: Tensor, offsets: Tensor, voxel_size: float) -> Tensor:
@@ -32,9 +33,9 @@ def instance_grid(things: Tensor, heatmap: Tensor, offsets: Tensor, voxel_size: 
     if len(index) and len(columns):
         width = scores.shape[1]
         centres = torch.stack([index // width, index % width], dim=-1).to(offsets.dtype) * voxel_size
+        centres = torch.where((ranked[: len(index)] >= _MIN_SCORE)[:, None], centres, _OUT_OF_REACH)
         target = columns.to(offsets.dtype) * voxel_size + offsets[columns[:, 0], columns[:, 1]]
-        distance = torch.cdist(target, centres).masked_fill((ranked[: len(index)] < _MIN_SCORE)[None], torch.inf)
-        nearest, owner = distance.min(dim=1)
+        nearest, owner = torch.cdist(target, centres).min(dim=1)
         ids[columns[:, 0], columns[:, 1]] = torch.where(nearest <= _REACH, owner + 1, 0).to(torch.int32)
     return ids[..., None] * things
 

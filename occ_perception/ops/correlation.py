@@ -17,25 +17,28 @@ def local_cosine_similarity(current: Tensor, previous: Tensor, window: int, dila
         [B, window * window, Y, X], window index row * window + column.
     """
     batch, _, height, width = current.shape
-    padding = window // 2 * dilation
-    here = F.normalize(current, dim=1, eps=1e-12).permute(0, 2, 3, 1)
-    there = F.pad(F.normalize(previous, dim=1, eps=1e-12), (padding,) * 4).permute(0, 2, 1, 3)
-    here, there = here.contiguous(), there.contiguous()
-    rows = []
-    for shift in range(0, window * dilation, dilation):
-        # One batched product gives all column pairs of a row; the window is its band.
-        pairs = here @ there[:, shift : shift + height]
-        rows.append(_band(pairs, window, dilation))
-    return torch.stack(rows, dim=1).view(batch, window * window, height, width)
+    padding, uneven = window // 2 * dilation, -width % dilation
+    here = F.pad(F.normalize(current, dim=1, eps=1e-12), (0, uneven, 0, 0)).permute(0, 2, 3, 1)
+    there = F.pad(F.normalize(previous, dim=1, eps=1e-12), (padding, padding + uneven, padding, padding))
+    there = there.permute(0, 2, 1, 3)
+    phases = []
+    for phase in range(dilation):  # a column meets only those of its own phase
+        columns, partners = here[:, :, phase::dilation].contiguous(), there[..., phase::dilation].contiguous()
+        similarity = columns.new_empty(*columns.shape[:3], window, window)
+        for row in range(window):
+            # One batched product gives all column pairs of a row; the window is its band.
+            pairs = columns @ partners[:, row * dilation : row * dilation + height]
+            similarity[..., row, :] = _band(pairs, window)
+        phases.append(similarity)
+    # In the memory order of a channels-last map, which is what convolutions want.
+    channels = torch.stack(phases, dim=3).view(batch, height, width + uneven, window * window)
+    return channels[:, :, :width].permute(0, 3, 1, 2)
 
 
-def _band(pairs: Tensor, window: int, dilation: int) -> Tensor:
-    """pairs [B, Y, X, X + padding] -> band[b, k, y, x] = pairs[b, y, x, x + k * dilation]."""
-    width = pairs.shape[2]
-    x = torch.arange(width, device=pairs.device)[:, None]
-    columns = x + torch.arange(window, device=pairs.device) * dilation
-    band = pairs.gather(3, columns.expand(*pairs.shape[:2], -1, -1))
-    return band.permute(0, 3, 1, 2)
+def _band(pairs: Tensor, window: int) -> Tensor:
+    """pairs [B, Y, X, X + window - 1] -> band[b, y, x, k] = pairs[b, y, x, x + k], a view."""
+    batch, row, column, _ = pairs.stride()
+    return pairs.as_strided((*pairs.shape[:3], window), (batch, row, column + 1, 1))
 
 
 def window_values(values: Tensor, window: int, dilation: int, fill: bool) -> Tensor:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from occ_perception.ops.relabel import relabel
+
 SEEN_BY_NO_CAMERA, FREE_SEEN, OCCUPIED_SEEN, OCCLUDED = 0, 1, 2, 3
 
 
@@ -52,8 +54,9 @@ def with_lidar(
     """
     if passed is not None:
         free = passed & ~occupied
-        visibility = visibility.masked_fill(free, FREE_SEEN).masked_fill_(occupied & beside(free), OCCUPIED_SEEN)
-    return visibility.masked_fill(hits, OCCLUDED).masked_fill_(hits & occupied, OCCUPIED_SEEN)
+        visibility = relabel(visibility, free, FREE_SEEN)
+        visibility = relabel(visibility, occupied & beside(free), OCCUPIED_SEEN)
+    return relabel(relabel(visibility, hits, OCCLUDED), hits & occupied, OCCUPIED_SEEN)
 
 
 def _all_but_first(voxels: torch.Tensor, axis: int) -> torch.Tensor:
@@ -132,8 +135,8 @@ class CameraVisibility:
         # Rays that graze a surface meet it many voxels apart; what they passed tells where it is in between.
         seen |= occupied & in_view & beside(seen & ~occupied)
         visibility = torch.full(self.size, SEEN_BY_NO_CAMERA, dtype=torch.uint8, device=self.device)
-        visibility.masked_fill_(in_view, OCCLUDED).masked_fill_(seen, FREE_SEEN)
-        return visibility.masked_fill_(seen & occupied, OCCUPIED_SEEN)
+        visibility = relabel(relabel(visibility, in_view, OCCLUDED), seen, FREE_SEEN)
+        return relabel(visibility, seen & occupied, OCCUPIED_SEEN)
 
     def _mark_seen(self, occupied: torch.Tensor, blocks: tuple[torch.Tensor, ...], seen: torch.Tensor) -> None:
         """Mark the voxels up to and including each ray's first occupied one.
