@@ -34,9 +34,12 @@ def lidar_depth_map(
         depth_range: start (kept) and stop (not kept), metres.
     """
     depth = points_camera[:, 2]
-    pixel = points_camera @ intrins.mT
+    ahead = ((depth >= depth_range[0]) & (depth < depth_range[1])).nonzero().squeeze(1)  # most are not, of a sweep
+    pixel = points_camera[ahead] @ intrins.mT
     pixel = torch.cat([pixel[:, :2] / pixel[:, 2:], torch.ones_like(pixel[:, 2:])], dim=1) @ affine.mT
-    return nearest_depth_map(pixel[:, :2], depth, image_size, stride, depth_range)
+    nearest = nearest_depth_map(pixel[:, :2], depth[ahead], image_size, stride, depth_range)
+    index_or_none = torch.cat([ahead, ahead.new_tensor([-1])])  # -1 takes the last
+    return LidarDepth(nearest.depth, index_or_none[nearest.point])
 
 
 def nearest_depth_map(
