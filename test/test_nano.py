@@ -326,12 +326,12 @@ def test_sampled_voxels_stand_for_all_and_come_in_few_sizes():
     targets = task.prepare(labelled_frame(), None, None)
     classes, weight = targets["classes"][None], task._class_weight
     cells = sampled_cells(classes, weight)
-    assert len(cells.index) % 512 == 0
+    assert len(cells.rows) % 512 == 0
     labels = classes.flatten(3).flatten(0, 2)
     free = len(weight) - 1
-    voxels, counted = _sampled_voxels(labels[cells.index].flatten(), cells.stands_for, free)
+    voxels, counted = _sampled_voxels(labels[cells.rows].flatten(), cells.stands_for, free)
     assert len(voxels) % 8192 == 0
-    truth = labels[cells.index].flatten()[voxels].long()
+    truth = labels[cells.rows].flatten()[voxels].long()
     sums = torch.zeros(256).index_add(0, truth, counted)
     for class_id in labels.unique().tolist():
         everything = float((labels == class_id).sum())

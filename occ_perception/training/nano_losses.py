@@ -26,7 +26,7 @@ _RARE = 4.0  # times the weight of free: the things and "others"
 class CellSample(NamedTuple):
     """Coarse cells of a batch."""
 
-    index: Tensor  # int64 [n], of B * Y * X
+    rows: Tensor  # int64 [n], of B * Y * X
     stands_for: Tensor  # float32 [n], how many cells each stands for
 
 
@@ -65,9 +65,9 @@ def nano_losses(
 def voxel_losses(output: NanoOutput, classes: Tensor, cells: CellSample, class_weight: Tensor) -> dict[str, Tensor]:
     """Cross-entropy and Dice over the labelled voxels of the coarse cells that take part."""
     features = output.cell_features
-    if features is None or len(features) != len(cells.index):
+    if features is None or len(features) != len(cells.rows):
         raise InvalidInputError("losses need the features of the sampled cells: ask the network for them")
-    truth = _columns(classes).index_select(0, cells.index).flatten()
+    truth = _columns(classes).index_select(0, cells.rows).flatten()
     voxels, counted = _sampled_voxels(truth, cells.stands_for, len(class_weight) - 1)
     # Padding may point at an unlabelled voxel; its class does not matter, it counts for nothing.
     truth = truth.index_select(0, voxels).long().clamp(max=len(class_weight) - 1)

@@ -242,7 +242,7 @@ class NanoTask:
         targets = NanoTargets(*(batch[name] for name in NanoTargets._fields))
         class_weight = self._class_weight.to(batch["bda"].device)
         cells = sampled_cells(targets.classes, class_weight)
-        output, after = self.run(network, batch, state, starts, cells.index)
+        output, after = self.run(network, batch, state, starts, cells.rows)
         measured = (batch["depth_target"], batch["image_target"])
         return nano_losses(output, targets, cells, *measured, class_weight), after
 
