@@ -13,6 +13,7 @@ from occ_perception.data.labels import GridLabel
 from occ_perception.errors import InvalidInputError
 from occ_perception.frame import CameraImage, Frame
 from occ_perception.geometry import VoxelGrid, inverse, transform_points
+from occ_perception.image_codec import decode_image
 from occ_perception.models.alocc import LIFTING_STRIDE
 from occ_perception.models.alocc_config import NUSCENES_CAMERAS, ALOccConfig
 from occ_perception.models.alocc_geometry import camera_tensors, lidar_depth_maps, lidar_from_anchor, stereo_motion
@@ -22,7 +23,6 @@ from occ_perception.models.camera_inputs import CameraPoses, camera_poses
 from occ_perception.ontology import FREE
 from occ_perception.ops.frustum import CameraTensors
 from occ_perception.ops.lidar_depth import depth_bins
-from occ_perception.preprocessing import decode_image
 from occ_perception.training.augmentation import ImageAugmentation, sample_bev_flip, sample_image_augmentation
 from occ_perception.training.mask_loss import IGNORE
 from occ_perception.training.targets import NO_FLIP, BevFlip, flow_target, lidar_image_labels, voxel_labels

@@ -14,6 +14,7 @@ from occ_perception.data import image_labels
 from occ_perception.errors import ConfigurationError, InvalidInputError
 from occ_perception.frame import CameraImage
 from occ_perception.geometry import inverse, transform_points
+from occ_perception.image_codec import decode_image
 from occ_perception.models.alocc_config import NUSCENES_CAMERAS
 from occ_perception.models.base import ModelInput
 from occ_perception.models.lidar_carving_config import OwnVehicle
@@ -24,7 +25,6 @@ from occ_perception.models.nano_types import NanoInputs, NanoOutput, NanoState, 
 from occ_perception.ontology import FREE
 from occ_perception.ops.frustum import CameraTensors
 from occ_perception.ops.lidar_depth import depth_bins, nearest_depth_map
-from occ_perception.preprocessing import decode_image
 from occ_perception.training.augmentation import ImageAugmentation, sample_bev_flip, sample_image_augmentation
 from occ_perception.training.nano_losses import nano_losses, sampled_cells
 from occ_perception.training.nano_targets import IGNORE, NanoTargets, nano_targets

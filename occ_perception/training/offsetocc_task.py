@@ -14,13 +14,13 @@ from occ_perception.checkpoints.backbones import load_resnet
 from occ_perception.data.labels import GridLabel
 from occ_perception.errors import ConfigurationError, InvalidInputError
 from occ_perception.frame import CameraImage
+from occ_perception.image_codec import decode_image
 from occ_perception.models.alocc_config import NUSCENES_CAMERAS
 from occ_perception.models.base import ImageSpec, ModelInput
 from occ_perception.models.camera_inputs import camera_poses, image_from_anchor
 from occ_perception.models.offsetocc import OffsetOccBaseline, OffsetOccInputs
 from occ_perception.models.offsetocc_config import OffsetOccConfig, offsetocc_config
 from occ_perception.ontology import FREE, UNKNOWN
-from occ_perception.preprocessing import decode_image
 from occ_perception.training.activation_checkpointing import keep_no_activations
 from occ_perception.training.augmentation import ImageAugmentation
 from occ_perception.training.class_weights import class_counts, class_weights
