@@ -36,7 +36,8 @@ _SENSORS: dict[str, Callable[[Frame], Frame]] = {
 
 def timed(session: Session, frames: list[Frame]) -> dict[str, float]:
     """Median times of the frames after the first few."""
-    wall, cpu, parts = [], [], {}
+    wall, cpu = [], []
+    parts: dict[str, list[float]] = {}
     for index, frame in enumerate(frames):
         begin, begin_cpu = time.perf_counter(), time.process_time()
         occupancy = session.step(frame)
