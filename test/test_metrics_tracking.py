@@ -165,3 +165,20 @@ def test_wrong_input_is_named():
         TrackedFrame(0, np.array([A]), np.array([7]), np.full((1, 1), np.nan))
     with pytest.raises(InvalidInputError, match="expected"):
         TrackedFrame.of_grids(0, np.zeros((2, 2, 2), int), np.zeros((2, 2, 3), int))
+
+
+def test_centres_within_two_metres_may_be_the_same():
+    true, predicted = np.zeros((40, 40, 4), np.uint16), np.zeros((40, 40, 4), np.uint16)
+    true[10:12, 10:12, 0], true[30, 30, :] = 7, 9
+    predicted[10:12, 14:16, 2], predicted[30, 36, 1], predicted[0, 0, 0] = 3, 4, 5
+    frame = TrackedFrame.of_centres(1, true, predicted, 0.4)
+    assert frame.true_ids.tolist() == [7, 9]
+    assert frame.predicted_ids.tolist() == [3, 4, 5]
+    np.testing.assert_allclose(frame.similarity, [[1 - 1.6 / 4, 0, 0], [0, 1 - 2.4 / 4, 0]], atol=1e-12)
+    score = TrackingScore()
+    score.update([frame])
+    assert score.compute().values["recall"] == 0.5  # 1.6 m is near enough, 2.4 m is not
+    empty = TrackedFrame.of_centres(2, true, np.zeros_like(true), 0.4)
+    assert empty.similarity.shape == (2, 0)
+    with pytest.raises(InvalidInputError):
+        TrackedFrame.of_centres(3, true, predicted[:-1], 0.4)

@@ -183,8 +183,7 @@ class SceneScorer:
         try:
             self._update(token, label, answer, None if instances is None else instances.ids)
             if instances is not None and instances.identities is not None:
-                tracks = np.zeros_like(instances.identities) if answer.tracks is None else answer.tracks
-                self._tracked.append(TrackedFrame.of_grids(self._stamps_ns[token], instances.identities, tracks))
+                self._tracked.append(self._objects_in_sight(token, label, answer, instances.identities))
             if points is not None:
                 self._update_points(answer, points)
         except InvalidInputError as error:
@@ -204,6 +203,15 @@ class SceneScorer:
         tracking = self.metrics.get("tracking")
         if isinstance(tracking, TrackingScore):
             tracking.update(self._tracked)
+
+    def _objects_in_sight(self, token: str, label: GridLabel, answer: Answer, identities: np.ndarray) -> TrackedFrame:
+        """True and tracked objects by their centres, in the voxels that the label says a sensor saw: tracks are of what
+        was seen."""
+        tracks = np.zeros_like(identities) if answer.tracks is None else answer.tracks
+        masks = [mask for mask in (label.mask_camera, label.mask_lidar) if mask is not None]
+        seen = np.logical_or.reduce(masks) if masks else np.ones(identities.shape, bool)
+        true, said = (np.where(seen, ids, 0).astype(ids.dtype) for ids in (identities, tracks))
+        return TrackedFrame.of_centres(self._stamps_ns[token], true, said, label.grid.voxel_size)
 
     def _update(self, token: str, label: GridLabel, answer: Answer, instances: np.ndarray | None) -> None:
         truth, masks = label.semantics, {"camera": label.mask_camera, "lidar": label.mask_lidar, "none": None}

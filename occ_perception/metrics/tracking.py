@@ -19,7 +19,9 @@ from occ_perception.metrics.accumulator import Accumulator, MetricLabel, MetricR
 from occ_perception.metrics.checks import check_instances
 
 THRESHOLD_PERCENT = 50
-"""Least voxel IoU of a true and a predicted object that are the same."""
+"""Least similarity (voxel IoU, say) of a true and a predicted object that are the same."""
+SAME_CENTRE_M = 2.0
+"""Objects whose centres are no further apart on the ground may be the same (nuScenes' tracking benchmark)."""
 _COUNTS = ("true", "predicted", "matched", "missed", "invented", "switches", "identified", "object_ms")
 
 
@@ -86,6 +88,37 @@ class TrackedFrame:
         iou = common / np.maximum(true_size[:, None] + predicted_size - common, 1)
         classes = _classes(true_ids, true_class_of), _classes(predicted_ids, predicted_class_of)
         return TrackedFrame(stamp_ns, true_ids, predicted_ids, iou, *classes)
+
+    @staticmethod
+    def of_centres(stamp_ns: int, true: np.ndarray, predicted: np.ndarray, voxel_size: float) -> TrackedFrame:
+        """Objects by the centres of their voxels on the ground: similarity 1 at one place, 0.5 at `SAME_CENTRE_M`.
+
+        For predictions of networks, whose surfaces are a voxel thicker or thinner than true ones: that alone halves the
+        IoU of a pedestrian.
+
+        Args:
+            stamp_ns: of both.
+            true, predicted: integers [X, Y, Z], 0..65535, 0 = none.
+            voxel_size: metres.
+
+        Raises:
+            InvalidInputError: arrays or ids that cannot be.
+        """
+        (true_ids, there), (predicted_ids, said) = (
+            _centres(check_instances(name, ids, true.shape))
+            for name, ids in (("true instances", true), ("predicted instances", predicted))
+        )
+        distance = np.linalg.norm(there[:, None] - said, axis=2) * voxel_size
+        similarity = np.clip(1 - distance / (2 * SAME_CENTRE_M), 0, 1)
+        return TrackedFrame(stamp_ns, true_ids, predicted_ids, similarity)
+
+
+def _centres(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids [N] and the mean x and y of their voxels, float64 [N, 2], in voxels."""
+    voxels = np.nonzero(instances)
+    ids, rows, counts = np.unique(instances[voxels], return_inverse=True, return_counts=True)
+    sums = [np.bincount(rows, voxels[axis], minlength=len(ids)) for axis in (0, 1)]
+    return ids, np.stack(sums, axis=1) / counts[:, None]
 
 
 def _classes(ids: np.ndarray, class_of: Mapping[int, int] | None) -> np.ndarray | None:
