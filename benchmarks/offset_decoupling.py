@@ -95,8 +95,8 @@ def score(head: PanopticHead) -> dict[str, float]:
         scene = head.merge(torch.from_numpy(label.semantics), head.find(predictions, 0))
         true = np.where(things[label.semantics], label.semantics, FREE)
         said = np.where(things[label.semantics], scene.semantics.numpy(), FREE)
-        seen = np.ones(label.semantics.shape, bool)
-        metric.update(true, label.instances, said, scene.instances.numpy().astype(np.uint16), seen)
+        seen, instances = np.ones(label.semantics.shape, bool), np.asarray(label.instances)
+        metric.update(true, instances, said, scene.instances.numpy().astype(np.uint16), seen)
     return {name: 100 * value for name, value in metric.compute().values.items() if name in ("PQ", "SQ", "RQ")}
 
 

@@ -24,7 +24,7 @@ class Visibility(IntEnum):
     OCCUPIED_SEEN = 2
     """Seen, and not empty."""
     OCCLUDED = 3
-    """Within a sensor's field of view, but behind something."""
+    """Within a sensor's field of view, but behind something; or said to be free where a LiDAR return contradicts."""
 
 
 @dataclass(frozen=True)

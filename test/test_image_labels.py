@@ -10,7 +10,7 @@ from nano_frames import RIG, labelled_frame
 from occ_perception.data import image_labels
 from occ_perception.data.image_labels import SKY, STRIDE, ImageLabels
 from occ_perception.data.synthetic.dataset_scene import npz_bytes
-from occ_perception.errors import DatasetError
+from occ_perception.errors import DatasetError, InvalidInputError
 from occ_perception.models.nano import FEATURE_STRIDE
 from occ_perception.training.nano_targets import IGNORE
 from occ_perception.training.nano_task import NanoTask, NanoTaskSettings
@@ -38,7 +38,9 @@ def test_files_give_back_what_was_written(tmp_path):
     assert all(np.array_equal(again[name], array) for name, array in image_labels.arrays(read).items())
 
 
-@pytest.mark.parametrize("what", ["missing", "damaged", "no classes", "other shape"])
+@pytest.mark.parametrize(
+    "what", ["missing", "damaged", "no classes", "other shape", "empty", "a row", "bytes of depth", "wide classes"]
+)
 def test_files_that_are_none_are_refused(tmp_path, what):
     path = tmp_path / "sample.npz"
     arrays = image_labels.arrays({"CAM_FRONT": ramp()})
@@ -46,6 +48,13 @@ def test_files_that_are_none_are_refused(tmp_path, what):
         del arrays["CAM_FRONT_classes"]
     if what == "other shape":
         arrays["CAM_FRONT_classes"] = arrays["CAM_FRONT_classes"][1:]
+    if what in ("empty", "a row"):
+        part = (slice(0), slice(0)) if what == "empty" else 0
+        arrays = {name: array[part] for name, array in arrays.items()}
+    if what == "bytes of depth":
+        arrays["CAM_FRONT_depth"] = arrays["CAM_FRONT_depth"].astype(np.uint8)
+    if what == "wide classes":
+        arrays["CAM_FRONT_classes"] = arrays["CAM_FRONT_classes"].astype(np.uint16)
     if what != "missing":
         path.write_bytes(npz_bytes(arrays)[: 100 if what == "damaged" else None])
     with pytest.raises(DatasetError, match=r"sample\.npz"):
@@ -96,3 +105,9 @@ def test_a_lost_camera_teaches_nothing():
     batch = prepared(replace(frame, frame=replace(frame.frame, images=images)))
     assert (batch["depth_target"][4] == -1).all()
     assert (batch["image_target"][4] == IGNORE).all()
+
+
+def test_labels_of_another_image_size_are_refused():
+    wrong = ImageLabels(ramp().depth[:, 1:], ramp().classes[:, 1:])
+    with pytest.raises(InvalidInputError, match=r"CAM_BACK: image labels: expected \(64, 176\), got \(64, 175\)"):
+        prepared(replace(labelled_frame(), image_labels={"CAM_BACK": wrong}))

@@ -20,7 +20,7 @@ from occ_perception.models.nano_types import columns_from_grid, grid_from_column
 from occ_perception.occupancy import Visibility
 from occ_perception.ontology import FREE, UNKNOWN
 from occ_perception.session import Session
-from occ_perception.training.nano_losses import _sampled_voxels, sampled_cells
+from occ_perception.training.nano_losses import _dice_loss, _sampled_voxels, sampled_cells
 from occ_perception.training.nano_targets import IGNORE, nano_targets
 from occ_perception.training.nano_task import NanoTask, NanoTaskSettings
 from occ_perception.training.targets import NO_FLIP, BevFlip
@@ -349,18 +349,42 @@ def test_nothing_labelled_is_no_loss():
     sum(losses.values()).backward()
 
 
-def test_a_lidar_alone_sees_too():
-    """Without images, what beams went through may be free, what they met occupied; the rest is unknown."""
+@pytest.mark.parametrize("cameras", ["all", "all but one", "none"])
+def test_what_a_lidar_measured_rules(cameras):
+    """A voxel with a return is never free; without all cameras, what beams went through may be."""
     sample = labelled_frame()
-    model = NanoModel(NanoConfig(), Nano(NanoConfig()), weights="untrained")
-    result = Session(model).step(replace(sample.frame, images={}))
-    seen = result.visibility != Visibility.UNKNOWN
-    assert 1_000 < seen.sum() < 300_000
-    assert (result.semantics[~seen] == UNKNOWN).all()
-    free = result.semantics == FREE
+    torch.manual_seed(0)
+    network = Nano(NanoConfig())
+    with torch.no_grad():
+        network.prototypes[-1] *= 3  # free wins every other time
+    model = NanoModel(NanoConfig(), network, weights="untrained")
+    images = dict(sample.frame.images) if cameras != "none" else {}
+    if cameras == "all but one":
+        del images["CAM_BACK"]
+    result = Session(model).step(replace(sample.frame, images=images))
     returns = lidar_occupancy(ModelInput(sample.frame), NanoConfig(), OwnVehicle()).numpy()
+    free = result.semantics == FREE
     assert returns.sum() > 500
+    assert ((result.prediction == FREE) & returns).any()  # it was said, and is not published
     assert not (free & returns).any()
-    assert ((result.prediction == FREE) & returns).any()  # it was said, and taken back
+    assert (result.visibility[free] == Visibility.FREE_SEEN).all()
     occupied = (result.prediction < FREE) & returns
     assert (result.visibility[occupied] == Visibility.OCCUPIED_SEEN).all()
+    unseen = result.visibility == Visibility.UNKNOWN
+    assert (result.semantics[unseen] == UNKNOWN).all()
+    if cameras == "none":
+        assert 1_000 < (~unseen).sum() < 300_000
+
+
+def test_arithmetic_that_autocast_must_not_round():
+    """Velocities and the sums of Dice stay float32; half a million voxels do not fit float16."""
+    logits = torch.randn(1, 2, len(FLOW_BIN_CENTRES), 3, 3)
+    probability = torch.full((400_000, 2), 0.5)
+    truth, counted = torch.zeros(400_000, dtype=torch.int64), torch.ones(400_000)
+    plain = expected_velocity(logits), _dice_loss(probability, probability[:, 0], truth, counted)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            rounded = expected_velocity(logits), _dice_loss(probability, probability[:, 0], truth, counted)
+        for one, other in zip(plain, rounded, strict=True):
+            assert other.dtype == torch.float32
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from occ_perception.data.array_files import load_npz, take
-from occ_perception.errors import DatasetError, InvalidInputError
+from occ_perception.data.array_files import load_npz
+from occ_perception.errors import DatasetError
 
 FOLDER = "image_labels"
 STRIDE = 4
@@ -59,18 +59,23 @@ def read(path: Path) -> dict[str, ImageLabels]:
         DatasetError: the file is missing, damaged, or holds something else.
     """
     content = load_npz(path)
-    labels = {}
-    try:
-        for name in content:
-            channel, _, kind = name.rpartition("_")
-            if kind == "depth":
-                shape = content[name].shape
-                depth = take(path, content, name, shape, "u")
-                classes = take(path, content, f"{channel}_classes", shape, "u")
-                labels[channel] = ImageLabels(_metres(depth), classes)
-    except InvalidInputError as error:
-        raise DatasetError(str(error)) from error
-    return labels
+    channels = [name.removesuffix("_depth") for name in content if name.endswith("_depth")]
+    return {channel: _read_channel(path, content, channel) for channel in channels}
+
+
+def _read_channel(path: Path, content: Mapping[str, np.ndarray], channel: str) -> ImageLabels:
+    depth, classes = content[f"{channel}_depth"], content.get(f"{channel}_classes")
+    if depth.ndim != 2 or depth.size == 0 or depth.dtype != np.uint16:
+        raise DatasetError(f"{path}: {channel}_depth: expected uint16 [h, w], got {depth.dtype} {depth.shape}")
+    if classes is None or classes.shape != depth.shape or classes.dtype != np.uint8:
+        got = "none" if classes is None else f"{classes.dtype} {classes.shape}"
+        raise DatasetError(f"{path}: {channel}_classes: expected uint8 {depth.shape}, got {got}")
+    return ImageLabels(_metres(depth), classes)
+
+
+def shape_of(width: int, height: int) -> tuple[int, int]:
+    """(h, w) of the labels of an image."""
+    return len(range(STRIDE // 2, height, STRIDE)), len(range(STRIDE // 2, width, STRIDE))
 
 
 def _metres(centimetres: np.ndarray) -> np.ndarray:

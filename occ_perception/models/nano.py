@@ -259,4 +259,4 @@ def expected_velocity(flow_logits: Tensor) -> Tensor:
     """Bin logits [B, 2, bins, Y, X] -> velocity [B, 2 (x, y), Y, X], m/s."""
     centres = torch.tensor(FLOW_BIN_CENTRES, device=flow_logits.device)
     bins_last = flow_logits.float().permute(0, 3, 4, 1, 2)  # as they lie in memory
-    return (torch.softmax(bins_last, dim=-1) @ centres).movedim(-1, 1)
+    return (torch.softmax(bins_last, dim=-1) * centres).sum(dim=-1).movedim(-1, 1)

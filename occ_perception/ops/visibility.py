@@ -120,7 +120,7 @@ class CameraVisibility:
                 the network input [3, 3], ego_from_camera [4, 4], width, height of the network input).
 
         Returns:
-            uint8 [X, Y, Z] on the device of `occupied`, numbered as `occupancy.Visibility`.
+            uint8 [X, Y, Z], numbered as `occupancy.Visibility`, on this object's device, where `occupied` must be too.
         """
         # One cell more than the grid: where samples outside the grid point to.
         padded = torch.zeros(self.num_voxels + 1, dtype=torch.uint8, device=self.device)

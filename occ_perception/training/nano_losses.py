@@ -133,7 +133,8 @@ def _dice_loss(probability: Tensor, of_truth: Tensor, truth: Tensor, counted: Te
     zeros = torch.zeros(probability.shape[1], device=truth.device)
     overlap = zeros.index_add(0, truth, of_truth * counted)
     count = zeros.index_add(0, truth, counted)
-    dice = (2 * overlap + _DICE_SMOOTHING) / (counted @ probability + count + _DICE_SMOOTHING)
+    predicted = (probability * counted[:, None]).sum(dim=0)  # no product of matrices: autocast would round the counts
+    dice = (2 * overlap + _DICE_SMOOTHING) / (predicted + count + _DICE_SMOOTHING)
     present = count > 0
     return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
 

@@ -164,7 +164,8 @@ class NanoTask:
             return torch.zeros(3, *self.config.image_size, dtype=torch.uint8)
         if not isinstance(image, CameraImage):
             raise InvalidInputError("training wants original images, not prepared ones")
-        picture = augmentation.apply(Image.fromarray(decode_image(image.data)))
+        camera = sample.frame.rig[NUSCENES_CAMERAS[row]]
+        picture = augmentation.apply(Image.fromarray(decode_image(image.data, (camera.width, camera.height))))
         pixels = np.asarray(picture)
         if draw is not None:
             pixels = _photometric(pixels, draw.frame)
@@ -198,6 +199,10 @@ class NanoTask:
         for row, name in enumerate(NUSCENES_CAMERAS):
             labels = (sample.image_labels or {}).get(name)
             if labels is not None:
+                camera = sample.frame.rig[name]
+                expected = image_labels.shape_of(camera.width, camera.height)
+                if labels.depth.shape != expected:
+                    raise InvalidInputError(f"{name}: image labels: expected {expected}, got {labels.depth.shape}")
                 depth[row], shown[row] = self._cells_of_labels(labels, augmentations[row])
         return depth, shown
 

@@ -43,7 +43,7 @@ SPLITS = {"train": 0, "val": 1 << 31}
 MAX_SEED, MAX_SCENES, MAX_FRAMES = 100_000, 10_000, 600
 _STATE = ".world"
 _SCENE_INTERVAL_NS = 1_000_000_000_000
-_FRAME_BYTES = 1_400_000  # six images, a sweep and two label files, roughly
+_FRAME_BYTES = 1_400_000  # six images, a sweep and their labels, roughly
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class WorldSettings:
     def identity(self) -> dict[str, Any]:
         """What must be equal for a dataset to be continued; more scenes are no other dataset."""
         same = {"frames": self.frames, "seed": self.seed, "split": self.split, "image_size": list(self.image_size)}
-        return {"format": 1, **same}
+        return {"format": 2, **same}
 
 
 def write_world(
