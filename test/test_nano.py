@@ -299,7 +299,7 @@ def test_learns_one_frame_by_heart():
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
-        totals.append(float(total))
+        totals.append(total.item())
     assert totals[-1] < 0.15 * totals[0]
     with torch.no_grad():
         predicted, _ = task.evaluate(task.network, batch, None, (True,))
