@@ -78,7 +78,7 @@ def main(config_file, folder):
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s", force=True)
     config = read_config(config_file)
     ranks = Ranks.join(config.device)
-    nano_losses._CELL_SHARE = 1.0
+    nano_losses._CELL_SHARE = nano_losses._FREE_SHARE = 1.0
     train(config, folder, ranks)
     ranks.leave()
 

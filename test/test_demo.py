@@ -144,7 +144,7 @@ def test_the_whole_demo_without_ros(tmp_path, monkeypatch, capsys):
         "rclpy",
         "replayed offline",
         "nano, weights",
-        "trained on: synthetic",
+        "trained on: occ_perception's synthetic city only",
         "unknown",
         "different stamps",
     ):

@@ -108,7 +108,8 @@ def test_two_processes_agree_with_one_and_resume_exactly(tmp_path, launch):
 def test_two_processes_train_nano_as_one_does(tmp_path, launch, one_thread, monkeypatch):
     """Two samples per step, each a forward pass of its own: batch statistics and losses are over one sample."""
     together = launch(2, tmp_path / "two", {}, program=SMALL_NANO, config=NANO_CONFIG)
-    monkeypatch.setattr(nano_losses, "_CELL_SHARE", 1.0)
+    for share in ("_CELL_SHARE", "_FREE_SHARE"):
+        monkeypatch.setattr(nano_losses, share, 1.0)
     train(from_mapping(TrainingConfig, {**NANO_CONFIG, "accumulate": 2}), tmp_path / "one", Ranks.join("cpu"))
     finished(together)
     first, second = ([e for e in read_journal(tmp_path / name) if e["kind"] == "training"] for name in ("one", "two"))
